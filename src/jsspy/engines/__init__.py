@@ -1,0 +1,1 @@
+"""Sampling engines: they copy, they do not interpret."""

@@ -1,0 +1,83 @@
+"""What a sampling engine is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import ClassVar, Protocol, Self
+
+from jsspy.model.capture import CapturePlan, ThreadPlan
+from jsspy.model.profile import PauseStats
+from jsspy.model.sample import LossReason, RawSample
+from jsspy.model.units import Pid
+from jsspy.target.process import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether an engine can run here, and if not, why and what mends it."""
+
+    available: bool
+    reason: str = ""
+    hint: str | None = None
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """An engine's own account; it only grows while the engine runs."""
+
+    requested: int = 0
+    """Samples that were due of threads that ran: delivered + lost."""
+    idle: int = 0
+    """Samples left out because the thread slept."""
+    lost: dict[LossReason, int] = field(default_factory=dict)
+
+    def lose(self, reason: LossReason, count: int = 1) -> None:
+        """Count samples that were due and have no capture."""
+        self.lost[reason] = self.lost.get(reason, 0) + count
+
+
+class Engine(Protocol):
+    """Copies stacks out of one or more targets at a steady rate. Used inside `with engine:`."""
+
+    name: ClassVar[str]
+    stats: EngineStats
+
+    @classmethod
+    def probe(cls, target: Target) -> Availability:
+        """Say whether this engine can sample `target`; never raises for "no"."""
+        ...
+
+    def set_target(
+        self, target: Target, plan: CapturePlan | None, threads: Sequence[ThreadPlan]
+    ) -> None:
+        """Add a target, or replace the plan and threads that are sampled of it.
+
+        `plan` is None where nothing of V8 is known: registers and stack are still copied.
+        """
+        ...
+
+    def remove_target(self, pid: Pid) -> None:
+        """Stop sampling a target."""
+        ...
+
+    def samples(self) -> Iterator[list[RawSample]]:
+        """Yield what was captured, in time order: an empty list at least 4 times a second.
+
+        The iterator ends when no target is left. Closing it leaves every target running.
+        """
+        ...
+
+    def pauses(self) -> PauseStats:
+        """Return how long threads were stopped so far."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

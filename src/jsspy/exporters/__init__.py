@@ -1,0 +1,1 @@
+"""Where finished profiles go."""

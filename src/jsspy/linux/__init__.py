@@ -1,0 +1,1 @@
+"""Every system call jsspy makes; the only package that imports ctypes."""

@@ -1,0 +1,136 @@
+"""What an engine copies out of the target, and the plan that tells it what to copy.
+
+A plan is data: offsets, slots and ranges, made by `jsspy.v8.plan` from the layout of the V8 at
+hand. An engine interprets it without knowing what the words mean.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from jsspy.model.units import Address, Tid
+
+if TYPE_CHECKING:
+    from jsspy.model.stack import Frame
+
+
+class Registers(NamedTuple):
+    """x86-64 user registers, in the order of the kernel's `struct user_regs_struct`.
+
+    An engine that cannot see a register leaves it 0.
+    Source: arch/x86/include/asm/user_64.h, at v6.12.
+    """
+
+    r15: int = 0
+    r14: int = 0
+    r13: int = 0
+    r12: int = 0
+    rbp: int = 0
+    rbx: int = 0
+    r11: int = 0
+    r10: int = 0
+    r9: int = 0
+    r8: int = 0
+    rax: int = 0
+    rcx: int = 0
+    rdx: int = 0
+    rsi: int = 0
+    rdi: int = 0
+    orig_rax: int = 0
+    rip: int = 0
+    cs: int = 0
+    eflags: int = 0
+    rsp: int = 0
+    ss: int = 0
+    fs_base: int = 0
+    gs_base: int = 0
+    ds: int = 0
+    es: int = 0
+    fs: int = 0
+    gs: int = 0
+
+
+class CapturePlan(NamedTuple):
+    """Which words to copy while the target cannot move them. All offsets are in bytes.
+
+    How an engine interprets it, once per thread and sample:
+
+    1. Copy registers and the stack from rsp to the end of the stack's mapping.
+    2. Copy `isolate_size` bytes at (isolate + `isolate_start`).
+    3. Walk frame pointers through the copied stack, from rbp and from each word of
+       `exit_slots` (offsets from the isolate) that points into the stack. A frame's caller is at
+       [fp]. Where the word at fp + `marker_slot` is one of `entry_markers`, the words at
+       fp + each of `saved_exit_slots` are further places to start from.
+    4. Of each frame whose word at fp + `follow_slot` has `tag_mask` bits equal to `tag`, copy
+       `follow_size` bytes at (word - tag). Likewise of each register of `follow_registers`.
+    """
+
+    isolate_start: int
+    isolate_size: int
+    exit_slots: tuple[int, ...]
+    marker_slot: int
+    entry_markers: tuple[int, ...]
+    saved_exit_slots: tuple[int, ...]
+    follow_slot: int
+    follow_size: int
+    follow_registers: tuple[str, ...]
+    tag: int = 1
+    tag_mask: int = 3
+
+
+class ThreadPlan(NamedTuple):
+    """A thread that runs JavaScript, and where its isolate is."""
+
+    tid: Tid
+    isolate: Address
+    stack_end: Address
+    """One past the highest address of the thread's stack mapping."""
+
+
+class StackSnapshot(NamedTuple):
+    """A copy of a thread that was stopped, or that sleeps: nothing in it can change any more."""
+
+    registers: Registers
+    stack_start: Address
+    """Address of `stack[0]`: rsp, unless the thread slept (then the lowest address copied)."""
+    stack: bytes
+    isolate: Address
+    isolate_words: bytes
+    """`CapturePlan.isolate_size` bytes; empty if they could not be read."""
+    followed: dict[int, bytes]
+    """Tagged pointer -> `CapturePlan.follow_size` bytes of the object; unreadable ones absent."""
+    stack_complete: bool = True
+    """False if the stack was larger than the engine's cap: its root end is missing."""
+
+
+class RawFrame(NamedTuple):
+    """One physical frame. Sequences of them are leaf first."""
+
+    pc: Address
+    is_return_address: bool
+    """Then the instruction that is executing ends at pc: look up pc - 1."""
+    fp: Address = Address(0)
+    """Frame pointer of the frame; 0 where there is none (native code unwound by CFI)."""
+    words: tuple[int, ...] = ()
+    """Words around fp, in the order of `jsspy.v8.frames.FrameWords`; empty for native code."""
+
+
+class FrameChain(NamedTuple):
+    """A stack that was walked in the kernel at sample time."""
+
+    registers: Registers
+    frames: tuple[RawFrame, ...]
+    isolate: Address = Address(0)
+    vm_state: int = -1
+    stack_start: Address = Address(0)
+    stack: bytes = b""
+    """The part of the stack below the newest V8 frame, if the engine copied it, for CFI."""
+
+
+class ResolvedChain(NamedTuple):
+    """A stack that arrived with names (inspector, imported recordings). Leaf first."""
+
+    frames: tuple[Frame, ...]
+
+
+Capture = StackSnapshot | FrameChain | ResolvedChain

@@ -1,0 +1,1 @@
+"""From physical frames to names, files and lines."""

@@ -1,0 +1,1 @@
+"""One process, read-only: its memory, mappings, files and threads."""

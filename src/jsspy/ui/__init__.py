@@ -1,0 +1,1 @@
+"""The flame graph viewer: HTML, JavaScript and CSS, embedded into one file by `formats.html`."""

@@ -1,0 +1,1 @@
+"""From a copied stack to physical frames."""
