@@ -1,0 +1,79 @@
+# `make help` lists what can be done. Everything lands in .venv and .cache.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := .cache
+NODES := $(CACHE)/nodes
+MODERN := 12.22.12 14.21.3 16.20.2 18.20.8 20.20.2 22.23.3 24.15.0 26.10.0
+LEGACY := 0.10.48 0.12.18 4.9.1 6.17.1 8.17.0 10.24.1
+export JSSPY_NODES ?= $(abspath $(NODES))
+JOBS ?= 2
+
+.PHONY: help example check test unit live consumers browser bench nodes clean format
+
+help: ## list what can be done
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+example: $(VENV)/installed ## profile the bundled example application and say where the flame graph is
+	@sh examples/run.sh $(BIN)/jsspy
+
+test: check nodes consumers-installed browser-installed ## all tests, on every node version
+	$(BIN)/pytest -q -n $(JOBS) --dist worksteal
+
+check: $(VENV)/developing ## format, lint, types, import contracts, unit tests: no privileges
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -n $(JOBS) tests/unit
+
+unit: $(VENV)/developing ## unit tests only
+	$(BIN)/pytest -q tests/unit
+
+live: $(VENV)/developing nodes ## tests on real node processes; NODES="20 24" chooses versions
+	$(BIN)/pytest -q tests/live
+
+consumers: $(VENV)/developing consumers-installed ## other people's readers on our files
+	$(BIN)/pytest -q tests/consumers
+
+browser: $(VENV)/developing browser-installed ## the viewer in Chromium
+	$(BIN)/pytest -q tests/browser
+
+bench: $(VENV)/developing nodes ## measure pause, slowdown, set-up and resolve speed against bench/budget.toml
+	$(BIN)/python bench/run.py
+
+nodes: $(VENV)/installed ## fetch the node versions that tests use
+	@$(BIN)/python tools/fetch_nodes.py $(JSSPY_NODES) $(MODERN) $(LEGACY)
+
+format: $(VENV)/developing ## format the sources
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) $(CACHE) build dist
+
+.PHONY: consumers-installed browser-installed
+consumers-installed: $(CACHE)/consumers/installed
+
+$(CACHE)/consumers/installed: tests/consumers/package.json
+	mkdir -p $(CACHE)/consumers
+	cp tests/consumers/package.json $(CACHE)/consumers/
+	cd $(CACHE)/consumers && npm install --silent --no-audit --no-fund --no-package-lock
+	touch $@
+
+# Chromium comes from the distribution; only root can install it.
+browser-installed:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/developing: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
