@@ -1,0 +1,109 @@
+'use strict';
+// Steady work in functions of known names, and V8's own CPU profile of it on request.
+// stdin: "profile <ms> <file>" writes a .cpuprofile and prints "profiled"; closing stdin ends us.
+const fs = require('fs');
+const inspector = require('inspector');
+const readline = require('readline');
+
+let sink = 0;
+
+function fibonacci(n) {
+  return n < 2 ? n : fibonacci(n - 1) + fibonacci(n - 2);
+}
+
+class Matrix {
+  constructor(size, seed) {
+    this.size = size;
+    this.cells = new Float64Array(size * size).map((_, i) => (i * seed) % 17);
+  }
+
+  multiply(other) {
+    const { size, cells } = this;
+    const out = new Matrix(size, 0);
+    for (let i = 0; i < size; i++) {
+      for (let j = 0; j < size; j++) {
+        let sum = 0;
+        for (let k = 0; k < size; k++) sum += cells[i * size + k] * other.cells[k * size + j];
+        out.cells[i * size + j] = sum;
+      }
+    }
+    return out;
+  }
+}
+
+function sieve(limit) {
+  const composite = new Uint8Array(limit);
+  let count = 0;
+  for (let i = 2; i < limit; i++) {
+    if (composite[i]) continue;
+    count++;
+    for (let j = i * 2; j < limit; j += i) composite[j] = 1;
+  }
+  return count;
+}
+
+function hashText(text) {
+  let hash = 5381;
+  for (let i = 0; i < text.length; i++) hash = ((hash * 33) ^ text.charCodeAt(i)) | 0;
+  return hash;
+}
+
+function byPriority(a, b) {
+  return a.priority - b.priority || a.id - b.id;
+}
+
+function makeTasks(count) {
+  const tasks = [];
+  for (let id = 0; id < count; id++) tasks.push({ id, priority: (id * 7919) % 101 });
+  return tasks;
+}
+
+function schedule() {
+  return makeTasks(600).sort(byPriority)[0].id;
+}
+
+const TEXT = 'the quick brown fox jumps over the lazy dog '.repeat(200);
+const LEFT = new Matrix(24, 3);
+const RIGHT = new Matrix(24, 5);
+
+function round() {
+  sink += fibonacci(20);
+  sink += LEFT.multiply(RIGHT).cells[5];
+  sink += sieve(20000);
+  sink += hashText(TEXT);
+  sink += schedule();
+}
+
+function turn() {
+  const end = Date.now() + 20;
+  while (Date.now() < end) round();
+  setImmediate(turn);
+}
+
+function profile(ms, file) {
+  const session = new inspector.Session();
+  session.connect();
+  session.post('Profiler.enable', () => {
+    session.post('Profiler.setSamplingInterval', { interval: 1000 }, () => {
+      session.post('Profiler.start', () => {
+        setTimeout(() => {
+          session.post('Profiler.stop', (error, result) => {
+            session.disconnect();
+            fs.writeFileSync(file, JSON.stringify(result.profile));
+            console.log('profiled');
+          });
+        }, ms);
+      });
+    });
+  });
+}
+
+const lines = readline.createInterface({ input: process.stdin });
+lines.on('line', (line) => {
+  const [, ms, file] = line.split(' ');
+  profile(Number(ms), file);
+});
+lines.on('close', () => process.exit(0));
+
+turn();
+setTimeout(() => console.log('ready'), 2500);
