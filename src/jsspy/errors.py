@@ -1,6 +1,6 @@
-"""Every exception that jsspy raises on purpose.
+"""Every exception that jsspy raises on purpose, and every exit code.
 
-    JsspyError             exit code 1
+    JsspyError             1
     ├── TargetError        3   the process asked for cannot be profiled as it is
     │   ├── ProcessNotFound
     │   ├── ProcessExited
@@ -8,10 +8,19 @@
     ├── PermissionDenied   4   the kernel refused us; `hint` is the command that mends it
     ├── UnsupportedTarget  5   foreign architecture
     │   └── UnknownV8          only under --strict: otherwise it degrades to native frames
-    ├── EngineUnavailable  6   a sampling engine that was insisted on cannot run here
+    ├── EngineUnavailable  10  a sampling engine that was insisted on cannot run here
     ├── FaultError             an address of the target cannot be read; caught per sample
     ├── MalformedData          bytes that do not mean what they should
-    └── ExportError        7   an output cannot be written
+    └── ExportError        9   an output cannot be written
+
+The exit codes of the command line that are not an exception's:
+
+    0    done
+    2    usage: the command line itself is wrong
+    6    the target ended before the duration that was asked for; what was taken is written
+    7    not one sample: the target slept, or ended at once
+    8    `diff --fail-on` found what it was to find
+    130  given up: the second Ctrl-C, or one before sampling began
 
 Exceptions stop the run. What happens to one sample is a value (`Truncation`, `LossReason`).
 """
@@ -87,7 +96,7 @@ class UnknownV8(UnsupportedTarget):
 class EngineUnavailable(JsspyError):
     """The engine that was insisted on cannot run here."""
 
-    exit_code = 6
+    exit_code = 10
 
     def __init__(self, engine: str, reason: str, *, hint: str | None = None) -> None:
         super().__init__(f"engine {engine} cannot run: {reason}", hint=hint)
@@ -116,7 +125,7 @@ class MalformedData(JsspyError):
 class ExportError(JsspyError):
     """An output that cannot be written."""
 
-    exit_code = 7
+    exit_code = 9
 
     def __init__(self, destination: str, reason: str, *, hint: str | None = None) -> None:
         super().__init__(f"cannot write {destination}: {reason}", hint=hint)
