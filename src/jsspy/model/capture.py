@@ -56,7 +56,10 @@ class CapturePlan(NamedTuple):
     How an engine interprets it, once per thread and sample:
 
     1. Copy registers and the stack from rsp to the end of the stack's mapping.
-    2. Copy `isolate_size` bytes at (isolate + `isolate_start`).
+    2. Copy `isolate_size` bytes at (isolate + `isolate_start`) and, where `isolate_size_2` is not
+       0, append `isolate_size_2` bytes at (isolate + `isolate_start_2`): older V8 keeps the words
+       of one exit frame up to 25 KiB apart. Either window is at most 256 bytes. The copy counts as
+       failed (`isolate_words` empty) unless both could be read.
     3. Walk frame pointers through the copied stack, from rbp and from each word of
        `exit_slots` (offsets from the isolate) that points into the stack. A frame's caller is at
        [fp]. Where the word at fp + `marker_slot` is one of `entry_markers`, the words at
@@ -76,6 +79,18 @@ class CapturePlan(NamedTuple):
     follow_registers: tuple[str, ...]
     tag: int = 1
     tag_mask: int = 3
+    isolate_start_2: int = 0
+    isolate_size_2: int = 0
+
+    def isolate_slots(self) -> dict[int, int]:
+        """Map each of `exit_slots` to its place in the words copied from the isolate."""
+        places = {}
+        for slot in self.exit_slots:
+            place = slot - self.isolate_start
+            if not 0 <= place <= self.isolate_size - 8:
+                place = self.isolate_size + slot - self.isolate_start_2
+            places[slot] = place
+        return places
 
 
 class ThreadPlan(NamedTuple):
@@ -96,7 +111,7 @@ class StackSnapshot(NamedTuple):
     stack: bytes
     isolate: Address
     isolate_words: bytes
-    """`CapturePlan.isolate_size` bytes; empty if they could not be read."""
+    """The one or two windows of the plan, back to back; empty if they could not be read."""
     followed: dict[int, bytes]
     """Tagged pointer -> `CapturePlan.follow_size` bytes of the object; unreadable ones absent."""
     stack_complete: bool = True
