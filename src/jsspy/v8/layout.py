@@ -178,6 +178,7 @@ class CodeLayout:
     instruction_stream_header: int | None
     kind_shift: int
     kind_mask: int
+    """kind = (flags >> kind_shift) & kind_mask."""
     kinds: dict[int, CodeKind]
     position_encoding: PositionEncoding
     bytecode_length: int | None

@@ -1,0 +1,607 @@
+"""`Layout` from a binary: its `v8dbg_*` symbols, the code of a few builtins, and rules.
+
+V8 is built with post-mortem metadata: global 4-byte constants, put into the binary by
+tools/gen-postmortem-metadata.py, that give offsets, instance types and frame types. Names carry a
+C++ type that changes between versions (`class_SharedFunctionInfo__script__Tagged_HeapObject_`), so
+a field is looked up by class and field alone. A constant that is 0 lies in .bss.
+
+Where the Isolate keeps the words of exit frames is in no constant, but generated code uses them:
+`Builtins_JSEntry` saves c_entry_fp, sets js_entry_sp, and every fast C call stores its caller.
+
+What neither tells comes from `jsspy.v8.layouts`, by version; `Layout.derived` lists such fields.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections import Counter
+from dataclasses import asdict, fields
+from typing import Any
+
+from jsspy.errors import FaultError, MalformedData, UnknownV8
+from jsspy.model.units import FileAddress
+from jsspy.target import cache
+from jsspy.target.elf import ElfFile, Symbol
+from jsspy.v8.layout import (
+    CodeKind,
+    CodeLayout,
+    FrameLayout,
+    IsolateLayout,
+    Layout,
+    MarkerScheme,
+    ObjectLayout,
+    PositionEncoding,
+    StringLayout,
+    TypeLayout,
+)
+from jsspy.v8.layouts import Version, find_value, load_rules
+
+_SCHEMA = 1
+"""Raise it whenever a Layout of the same binary could come out differently than before."""
+
+_ISOLATE_TLS = "_ZN2v88internal18g_current_isolate_E"
+_ISOLATE_KEY = "_ZN2v88internal7Isolate12isolate_key_E"
+_BYTECODE_SIZES = "_ZN2v88internal11interpreter9Bytecodes14kBytecodeSizesE"
+_VERSION = "_ZN2v88internal7Version6{}_E"
+
+_SYMBOLS = re.compile(
+    rb"v8dbg_\w+|_ZN2v88internal7Version6(?:major|minor|build|patch)_E"
+    rb"|_ZN2v88internal18g_current_isolate_E|_ZN2v88internal7Isolate12isolate_key_E"
+    rb"|_ZN2v88internal11interpreter9Bytecodes14kBytecodeSizesE"
+    rb"|_ZZN2v88internal29TranslationOpcodeOperandCountE\w+6counts"
+    rb"|v8_Default_embedded_blob_\w*|Builtins_JSEntry"
+)
+
+_JS_ENTRY_SIZE = 0x120
+"""Enough of JSEntry: the last instruction that is looked for is within 0xa0 bytes."""
+
+_BLOB_LIMIT = 64 << 20
+_TABLE_LIMIT = 1 << 16
+_SIZE_OF_INT = 4
+_OPERAND_SCALES = 3
+
+_TYPE_CLASSES = {
+    "map": "Map",
+    "js_function": "JSFunction",
+    "shared_function_info": "SharedFunctionInfo",
+    "script": "Script",
+    "scope_info": "ScopeInfo",
+    "code": "Code",
+    "bytecode_array": "BytecodeArray",
+    "fixed_array": "FixedArray",
+    "byte_array": "ByteArray",
+    "oddball": "Oddball",
+}
+"""Fields of `TypeLayout` -> V8's classes; without one of these nothing can be named."""
+
+_OPTIONAL_TYPE_CLASSES = {
+    "instruction_stream": "InstructionStream",
+    "trusted_byte_array": "TrustedByteArray",
+    "interpreter_data": "InterpreterData",
+    "baseline_data": "BaselineData",
+    "debug_info": "DebugInfo",
+    "shared_function_info_wrapper": "SharedFunctionInfoWrapper",
+    "js_promise": "JSPromise",
+    "js_async_function_object": "JSAsyncFunctionObject",
+    "js_async_generator_object": "JSAsyncGeneratorObject",
+    "promise_reaction": "PromiseReaction",
+    "promise_capability": "PromiseCapability",
+}
+
+# x86-64 machine code; r13 is V8's root register.
+_PUSH_ROOT = re.compile(rb"\x41\xff\xb5(....)", re.DOTALL)
+"""push [r13+d]"""
+_TEST_JS_ENTRY_SP = re.compile(rb"\x49\x8b\x85(....)\x48\x85\xc0", re.DOTALL)
+"""mov rax, [r13+d]; test rax, rax"""
+_PUSH_CONTEXT = re.compile(rb"\x4d\x8b\x95(....)\x4c\x89\x55\xf0", re.DOTALL)
+"""mov r10, [r13+d]; mov [rbp-0x10], r10"""
+_SET_ROOT = re.compile(rb"\x49\x89\xfd|\x4c\x8b\xef")
+"""mov r13, rdi"""
+_STORE_FAST_CALLER = re.compile(
+    rb"(?:\x4d\x89\x55(.)|\x4d\x89\x95(....))(?:\x49\x89\x6d(.)|\x49\x89\xad(....))", re.DOTALL
+)
+"""mov [r13+pc], r10; mov [r13+fp], rbp, each with an 8-bit or a 32-bit displacement"""
+_PUSH = re.compile(
+    rb"\x6a.|\x48\x83\xec\x08|\x41[\x50-\x57]|[\x50-\x57]",  # push imm8; sub rsp, 8; push reg
+    re.DOTALL,
+)
+_FRAME_SETUP = b"\x55\x48\x89\xe5"
+"""push rbp; mov rbp, rsp"""
+
+
+def load_layout(elf: ElfFile) -> Layout:
+    """Return the layout of the V8 in a binary, from the cache of an earlier run if there is one.
+
+    Raises:
+        UnknownV8: Something without which no frame can be named is neither in the binary nor in
+            the rules for its version.
+    """
+    kind = f"layout-{_SCHEMA}"
+    data = cache.load(elf.identity, kind)
+    if data is not None:
+        try:
+            return decode_layout(data)
+        except MalformedData:
+            pass
+    layout = derive_layout(elf)
+    cache.store(elf.identity, kind, encode_layout(layout))
+    return layout
+
+
+def derive_layout(elf: ElfFile) -> Layout:
+    """Return the layout of the V8 in a binary.
+
+    Raises:
+        UnknownV8: As `load_layout`.
+    """
+    metadata = _Metadata(elf)
+    symbols = metadata.symbols
+    sizes = symbols.get(_BYTECODE_SIZES)
+    tls = symbols.get(_ISOLATE_TLS)
+    key = symbols.get(_ISOLATE_KEY)
+    blob = _find_blob(elf, symbols)
+    isolate, frame = _derive_isolate_and_frame(metadata, blob)
+    if tls is None and key is None:
+        metadata.missing.append(_ISOLATE_TLS)
+    layout = Layout(
+        v8_version=metadata.version,
+        frame=frame,
+        isolate=isolate,
+        types=_derive_types(metadata),
+        objects=_derive_objects(metadata),
+        strings=_derive_strings(metadata),
+        code=_derive_code(metadata, b"" if sizes is None else _read_sizes(elf, sizes)),
+        isolate_tls_offset=None if tls is None else tls.address,
+        isolate_key_address=None if key is None else key.address,
+        embedded_blob=blob,
+        derived=tuple(metadata.derived),
+    )
+    if metadata.missing:
+        raise UnknownV8(layout.version_text(), tuple(metadata.missing))
+    return layout
+
+
+class _Metadata:
+    """The constants of a binary, with an account of what they lacked."""
+
+    def __init__(self, elf: ElfFile) -> None:
+        self.elf = elf
+        self.symbols = elf.find_symbols(_SYMBOLS)
+        self.constants: dict[str, int] = {}
+        """Name without `v8dbg_` -> value."""
+        self.fields: dict[str, int] = {}
+        """`Class.field` -> offset."""
+        self.types: dict[str, int] = {}
+        """Class -> its first instance type."""
+        self.missing: list[str] = []
+        self.derived: list[str] = []
+        for name, symbol in self.symbols.items():
+            if name.startswith("v8dbg_"):
+                self._add(name[6:], self._read_int(symbol))
+        self.version = self._read_version()
+        self._rules = load_rules()
+
+    def _add(self, name: str, value: int) -> None:
+        self.constants[name] = value
+        parts = name.split("__")
+        if name.startswith("class_") and len(parts) > 1:
+            self.fields[f"{parts[0][6:]}.{parts[1]}"] = value
+        elif name.startswith("type_"):
+            class_name = parts[0][5:]
+            self.types[class_name] = min(value, self.types.get(class_name, value))
+
+    def _read_int(self, symbol: Symbol) -> int:
+        try:
+            return int.from_bytes(self.elf.read(symbol.address, 4), "little", signed=True)
+        except FaultError as error:
+            raise MalformedData(self.elf.name, f"{symbol.name} lies outside of it") from error
+
+    def _read_version(self) -> Version:
+        numbers = []
+        for part in ("major", "minor", "build", "patch"):
+            symbol = self.symbols.get(_VERSION.format(part))
+            if symbol is None:
+                raise UnknownV8("?", (_VERSION.format(part),))
+            numbers.append(self._read_int(symbol))
+        major, minor, build, patch = numbers
+        return (major, minor, build, patch)
+
+    def rule(self, field: str) -> int | str | None:
+        """Return what the rules say of a field, and note that it was derived."""
+        value = find_value(self._rules, field, self.version)
+        if value is not None:
+            self.derived.append(field)
+        return value
+
+    def optional(self, field: str, value: int | None) -> int | None:
+        """Return a value of the metadata, or failing that, of the rules."""
+        if value is not None:
+            return value
+        ruled = self.rule(field)
+        return ruled if isinstance(ruled, int) else None
+
+    def need(self, field: str, value: int | None = None) -> int:
+        """Return what `optional` does, and note a field that is in neither as missing."""
+        found = self.optional(field, value)
+        if found is None:
+            self.missing.append(field)
+            return 0
+        return found
+
+
+def _find_blob(elf: ElfFile, symbols: dict[str, Symbol]) -> tuple[int, int] | None:
+    """Return the address range of the embedded builtins, as linked.
+
+    The instructions are `..._code_data_` (V8 8.5 to 10), `..._code_` (later), or, with the
+    metadata of the builtins in front of them, `..._data_` (earlier).
+    Source: src/snapshot/embedded/embedded-file-writer.cc at 7.8.279, 9.4.146 and 11.3.244.
+    """
+    prefix = "v8_Default_embedded_blob_"
+    split = prefix + "code_size_" in symbols
+    names = ("code_data_", "code_") if split else ("data_",)
+    size = symbols.get(prefix + ("code_size_" if split else "size_"))
+    start = next((symbols[prefix + name] for name in names if prefix + name in symbols), None)
+    if start is not None and size is not None:
+        count = int.from_bytes(elf.read(size.address, _SIZE_OF_INT), "little")
+        return start.address, start.address + min(count, _BLOB_LIMIT)
+    builtins = elf.find_symbols(re.compile(rb"Builtins_\w+")).values()
+    if not builtins:
+        return None
+    return min(s.address for s in builtins), max(s.address + max(s.size, 1) for s in builtins)
+
+
+def _derive_isolate_and_frame(
+    metadata: _Metadata, blob: tuple[int, int] | None
+) -> tuple[IsolateLayout, FrameLayout]:
+    """Read where exit frames are linked from the code of JSEntry and of fast C calls.
+
+    JSEntry pushes the callee-saved registers, loads the root register, then pushes c_entry_fp
+    (and in V8 13 and later, the caller of the fast C call in progress) for the time that JS runs.
+    Source: src/builtins/x64/builtins-x64.cc at 7.8.279 and 13.6.233, Generate_JSEntryVariant;
+    src/codegen/x64/macro-assembler-x64.cc at 13.6.233, CallCFunction.
+    """
+    bias = metadata.need("isolate.root_register_bias")
+    entry = metadata.symbols.get("Builtins_JSEntry")
+    code = b"" if entry is None else metadata.elf.read(entry.address, _JS_ENTRY_SIZE)
+    root = _SET_ROOT.search(code)
+    test = _TEST_JS_ENTRY_SP.search(code)
+    pushed = _count_pushes(code[: root.start()]) if root else None
+    if root is None or test is None or pushed is None:
+        metadata.missing.append("the code of Builtins_JSEntry")
+        saved, js_entry_sp, pushed = [], 0, 0
+    else:
+        saved = [_displacement(m[1]) + bias for m in _PUSH_ROOT.finditer(code, root.end())]
+        saved = saved[: len(_PUSH_ROOT.findall(code, root.end(), test.start()))]
+        js_entry_sp = _displacement(test[1]) + bias
+    if not saved:
+        metadata.missing.append("isolate.c_entry_fp")
+        saved = [0]
+    saves_fast_call = len(saved) >= 3
+    fast_fp, fast_pc = saved[1:3] if saves_fast_call else (None, None)
+    if fast_fp is None and blob is not None:
+        fast_fp, fast_pc = _find_fast_caller(
+            metadata.elf.read(FileAddress(blob[0]), blob[1] - blob[0]), bias
+        )
+    context = _PUSH_CONTEXT.search(code)
+    entry_saved = -8 * (pushed + 1)
+    delta = metadata.optional("isolate.vm_state_from_js_entry_sp", None)
+    isolate = IsolateLayout(
+        c_entry_fp=saved[0],
+        js_entry_sp=js_entry_sp,
+        vm_state=None if delta is None else js_entry_sp + delta,
+        context=None if context is None else _displacement(context[1]) + bias,
+        fast_c_call_caller_fp=fast_fp,
+        fast_c_call_caller_pc=fast_pc,
+        root_register_bias=bias,
+    )
+    constants = metadata.constants
+    function = metadata.need("off_fp_function", constants.get("off_fp_function"))
+    array = constants.get("off_fp_bytecode_array")
+    if array is None:
+        array = function + metadata.need("frame.bytecode_array_from_function")
+    frame = FrameLayout(
+        context=metadata.need("off_fp_context", constants.get("off_fp_context")),
+        function=function,
+        bytecode_array=array,
+        bytecode_offset=constants.get("off_fp_bytecode_offset", array - 8),
+        marker_scheme=MarkerScheme.TYPE_SHL_1,
+        types={
+            value: name.removeprefix("frametype_").removesuffix("Frame")
+            for name, value in sorted(constants.items())
+            if name.startswith("frametype_")
+        },
+        entry_saved_c_entry_fp=entry_saved,
+        entry_saved_fast_c_call_fp=entry_saved - 8 if saves_fast_call else None,
+        entry_saved_fast_c_call_pc=entry_saved - 16 if saves_fast_call else None,
+    )
+    if "Entry" not in frame.types.values():
+        metadata.missing.append("frametype_EntryFrame")
+    return isolate, frame
+
+
+def _count_pushes(code: bytes) -> int | None:
+    """Return how many words code pushes after setting up its frame; None if it does more."""
+    if not code.startswith(_FRAME_SETUP):
+        return None
+    count, position = 0, len(_FRAME_SETUP)
+    while position < len(code):
+        push = _PUSH.match(code, position)
+        if push is None:
+            return None
+        count, position = count + 1, push.end()
+    return count
+
+
+def _displacement(data: bytes) -> int:
+    return int.from_bytes(data, "little", signed=True)
+
+
+def _find_fast_caller(code: bytes, bias: int) -> tuple[int | None, int | None]:
+    """Return the isolate offsets (fp, pc) that fast C calls store their caller to.
+
+    Every such call in the builtins has the same pair of stores: the most frequent one wins.
+    """
+    counts = Counter(match.groups() for match in _STORE_FAST_CALLER.finditer(code))
+    if not counts:
+        return None, None
+    (short_pc, long_pc, short_fp, long_fp), _ = counts.most_common(1)[0]
+    return _displacement(short_fp or long_fp) + bias, _displacement(short_pc or long_pc) + bias
+
+
+def _derive_types(metadata: _Metadata) -> TypeLayout:
+    types = metadata.types
+    needed = {
+        field: metadata.need(f"type_{name}", types.get(name))
+        for field, name in _TYPE_CLASSES.items()
+    }
+    others = {field: types.get(name, -1) for field, name in _OPTIONAL_TYPE_CLASSES.items()}
+    first_nonstring = metadata.need(
+        "FirstNonstringType", metadata.constants.get("FirstNonstringType")
+    )
+    return TypeLayout(**needed, **others, first_nonstring=first_nonstring)
+
+
+def _derive_objects(metadata: _Metadata) -> ObjectLayout:
+    known = metadata.fields.get
+    need = metadata.need
+
+    def field(name: str) -> int:
+        return need(name, known(name))
+
+    shared = field("JSFunction.shared")
+    script_name = field("Script.name")
+    line_ends = field("Script.line_ends")
+    name_or_scope_info = field("SharedFunctionInfo.name_or_scope_info")
+    function_data = need("objects.sfi_function_data", known("SharedFunctionInfo.function_data"))
+    # Since V8 13 a trusted and an untrusted half stand before the name, where one word did.
+    two_halves = name_or_scope_info == function_data + 16
+    script = known("SharedFunctionInfo.script", known("SharedFunctionInfo.script_or_debug_info"))
+    # compiled_lazy_function_positions, flags, source_url; without the first: eval_from_position,
+    # shared_function_infos, flags, source_url. Source: src/objects/script.tq at 9.4.146, 11.3.244.
+    lazy_positions = known("Script.compiled_lazy_function_positions")
+    position = known("Script.eval_from_position")
+    source_url = known("Script.source_url")
+    if source_url is None and lazy_positions is not None:
+        source_url = lazy_positions + 16
+    elif source_url is None and position is not None:
+        source_url = position + 24
+    mapping_url = None if source_url is None else source_url + 8
+    first_vars = need(
+        "scopeinfo_idx_first_vars", metadata.constants.get("scopeinfo_idx_first_vars")
+    )
+    local_count = metadata.constants.get("scopeinfo_idx_ncontextlocals")
+    return ObjectLayout(
+        map_instance_type=field("Map.instance_type"),
+        map_instance_type_size=2,
+        js_function_shared=shared,
+        js_function_context=known("JSFunction.context", shared + 8),
+        js_function_code=known("JSFunction.code", known("JSFunction.raw_code")),
+        sfi_function_data=function_data,
+        sfi_untrusted_function_data=function_data + 8 if two_halves else None,
+        sfi_name_or_scope_info=name_or_scope_info,
+        sfi_script=need("SharedFunctionInfo.script", script),
+        script_source=known("Script.source", script_name - 8),
+        script_name=script_name,
+        script_line_offset=known("Script.line_offset", script_name + 8),
+        script_column_offset=known("Script.column_offset", script_name + 16),
+        script_line_ends=line_ends,
+        script_id=known("Script.id", line_ends + 8),
+        script_source_url=source_url,
+        script_source_mapping_url=known("Script.source_mapping_url", mapping_url),
+        scope_info_first_slot=need("objects.scope_info_first_slot"),
+        scope_info_first_vars=first_vars,
+        scope_info_context_local_count=need("scopeinfo_idx_ncontextlocals", local_count),
+        # Flags, parameter count, local count, and then either the variables or the positions.
+        # Source: src/objects/scope-info.tq at 12.4.254 and 13.6.233, position_info.
+        scope_info_positions_in_front=first_vars == 5,
+        scope_info_names_hashtable_from=metadata.optional(
+            "objects.scope_info_names_hashtable_from", None
+        ),
+        fixed_array_length=field("FixedArrayBase.length"),
+        fixed_array_data=field("FixedArray.data"),
+    )
+
+
+def _derive_strings(metadata: _Metadata) -> StringLayout:
+    known = metadata.fields.get
+
+    def constant(name: str) -> int:
+        return metadata.need(name, metadata.constants.get(name))
+
+    def field(name: str) -> int:
+        return metadata.need(name, known(name))
+
+    resource = field("ExternalString.resource")
+    return StringLayout(
+        representation_mask=constant("StringRepresentationMask"),
+        encoding_mask=constant("StringEncodingMask"),
+        one_byte_tag=constant("OneByteStringTag"),
+        seq=constant("SeqStringTag"),
+        cons=constant("ConsStringTag"),
+        external=constant("ExternalStringTag"),
+        sliced=constant("SlicedStringTag"),
+        thin=metadata.constants.get("ThinStringTag"),
+        uncached_external_bit=metadata.need("strings.uncached_external_bit"),
+        length=field("String.length"),
+        length_is_smi=False,
+        chars=field("SeqOneByteString.chars"),
+        cons_first=field("ConsString.first"),
+        cons_second=field("ConsString.second"),
+        sliced_parent=field("SlicedString.parent"),
+        sliced_offset=field("SlicedString.offset"),
+        thin_actual=known("ThinString.actual"),
+        external_resource=resource,
+        external_data=resource + 8,
+    )
+
+
+def _derive_code(metadata: _Metadata, sizes: bytes) -> CodeLayout:
+    known = metadata.fields.get
+    constant = metadata.constants.get
+    need = metadata.need
+    # A start that is typed `Address` is a field that holds one; `uintptr_t` is where they begin.
+    start = constant("class_Code__instruction_start__Address")
+    inline_start = constant("class_Code__instruction_start__uintptr_t")
+    stream_header = known("InstructionStream.instruction_start")
+    is_pointer = inline_start is None
+    positions = None if start is None else start - 24
+    wrapper = known("BytecodeArray.wrapper")
+    shift = need("code.kind_shift", constant("CodeKindFieldShift"))
+    mask = constant("CodeKindFieldMask")
+    length = known("BytecodeArray.length", known("FixedArrayBase.length"))
+    encoding = metadata.rule("code.position_encoding")
+    if not isinstance(encoding, str):
+        metadata.missing.append("code.position_encoding")
+        encoding = PositionEncoding.UNSIGNED_FLAGS.name
+    # One word of metadata more in front of it than at 7: a protected literal array (V8 13).
+    inlining = need(
+        "code.deopt_inlining_positions", constant("DeoptimizationDataInliningPositionsIndex")
+    )
+    return CodeLayout(
+        deoptimization_data=need(
+            "code.deoptimization_data", None if positions is None else positions - 8
+        ),
+        position_table=need("code.position_table", positions),
+        flags=need("code.flags", known("Code.flags")),
+        instruction_size=need("code.instruction_size", known("Code.instruction_size")),
+        instruction_start=need("code.instruction_start", inline_start if start is None else start),
+        instruction_start_is_pointer=is_pointer,
+        instruction_stream_header=stream_header,
+        kind_shift=shift,
+        kind_mask=need("code.kind_mask", None if mask is None else mask >> shift),
+        kinds=_derive_kinds(metadata),
+        position_encoding=PositionEncoding[encoding],
+        bytecode_length=length,
+        # Length, wrapper, source position table. Source: src/objects/bytecode-array.tq at 12.4.254.
+        bytecode_positions=metadata.optional(
+            "code.bytecode_positions",
+            known("BytecodeArray.source_position_table", None if wrapper is None else wrapper + 8),
+        ),
+        bytecode_data=metadata.optional("code.bytecode_data", known("BytecodeArray.data")),
+        bytecode_sizes=sizes,
+        translation_operand_counts=_read_operand_counts(metadata),
+        maglev_positions_empty=bool(metadata.optional("code.maglev_positions_empty", None)),
+        deopt_inlined_function_count=need(
+            "code.deopt_inlined_function_count",
+            constant("DeoptimizationDataInlinedFunctionCountIndex"),
+        ),
+        deopt_literal_array=need(
+            "code.deopt_literal_array", constant("DeoptimizationDataLiteralArrayIndex")
+        ),
+        deopt_shared_function_info=need(
+            "code.deopt_shared_function_info",
+            constant(
+                "DeoptimizationDataSharedFunctionInfoIndex",
+                constant("DeoptimizationDataWrappedSharedFunctionInfoIndex"),
+            ),
+        ),
+        deopt_inlining_positions=inlining,
+        # InliningPositions, DeoptExitStart, two counts of exits, then the entries.
+        # Source: src/objects/deoptimization-data.h at 11.3.244, 12.4.254 and 13.6.233.
+        deopt_first_entry=inlining + 4,
+    )
+
+
+def _derive_kinds(metadata: _Metadata) -> dict[int, CodeKind]:
+    """Return the code kinds that have frames of their own.
+
+    Baseline is followed by two kinds of optimized code: Turboprop (V8 9) or Maglev, and TurboFan.
+    Source: src/objects/code-kind.h at 9.4.146, 11.3.244 and 13.6.233, CODE_KIND_LIST.
+    """
+    kinds = {metadata.need("code.kind.regexp"): CodeKind.REGEXP}
+    baseline = metadata.optional("code.kind.baseline", metadata.constants.get("CodeKindBaseline"))
+    if baseline is None:
+        kinds[metadata.need("code.kind.turbofan")] = CodeKind.TURBOFAN
+        return kinds
+    kinds[baseline] = CodeKind.BASELINE
+    kinds[baseline + 1] = CodeKind.MAGLEV if metadata.version >= (10,) else CodeKind.TURBOFAN
+    kinds[baseline + 2] = CodeKind.TURBOFAN
+    return kinds
+
+
+def _read_sizes(elf: ElfFile, symbol: Symbol) -> bytes:
+    """Return kBytecodeSizes, one byte per bytecode and operand scale.
+
+    Source: src/interpreter/bytecodes.h at 7.8.279 (int) and 9.4.146 (uint8_t).
+    """
+    data = elf.read(symbol.address, min(symbol.size, _TABLE_LIMIT))
+    if len(data) % (_OPERAND_SCALES * _SIZE_OF_INT) == 0 and not any(data[1:4]):
+        data = data[::_SIZE_OF_INT]
+    return data if len(data) % _OPERAND_SCALES == 0 else b""
+
+
+def _read_operand_counts(metadata: _Metadata) -> tuple[int, ...]:
+    for name, symbol in metadata.symbols.items():
+        if name.endswith("6counts"):
+            count = min(symbol.size, _TABLE_LIMIT) // _SIZE_OF_INT
+            data = metadata.elf.read(symbol.address, count * _SIZE_OF_INT)
+            return struct.unpack(f"<{count}i", data)
+    return ()
+
+
+def encode_layout(layout: Layout) -> bytes:
+    """Return a layout as JSON."""
+    values = asdict(layout)
+    values["frame"]["marker_scheme"] = layout.frame.marker_scheme.name
+    values["code"]["position_encoding"] = layout.code.position_encoding.name
+    values["code"]["kinds"] = {kind: value.name for kind, value in layout.code.kinds.items()}
+    values["code"]["bytecode_sizes"] = layout.code.bytecode_sizes.hex()
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+def decode_layout(data: bytes) -> Layout:
+    """Return the layout that `encode_layout` wrote.
+
+    Raises:
+        MalformedData: It was not written by this version of jsspy, or was damaged since.
+    """
+    try:
+        values: dict[str, Any] = json.loads(data)
+        frame, code = values["frame"], values["code"]
+        frame["marker_scheme"] = MarkerScheme[frame["marker_scheme"]]
+        frame["types"] = {int(number): str(name) for number, name in frame["types"].items()}
+        code["position_encoding"] = PositionEncoding[code["position_encoding"]]
+        code["kinds"] = {int(kind): CodeKind[name] for kind, name in code["kinds"].items()}
+        code["bytecode_sizes"] = bytes.fromhex(code["bytecode_sizes"])
+        code["translation_operand_counts"] = tuple(code["translation_operand_counts"])
+        major, minor, build, patch = values["v8_version"]
+        blob = values["embedded_blob"]
+        if values.keys() != {field.name for field in fields(Layout)}:
+            raise MalformedData("cached layout", "its fields are not those of this jsspy")
+        return Layout(
+            v8_version=(major, minor, build, patch),
+            frame=FrameLayout(**frame),
+            isolate=IsolateLayout(**values["isolate"]),
+            types=TypeLayout(**values["types"]),
+            objects=ObjectLayout(**values["objects"]),
+            strings=StringLayout(**values["strings"]),
+            code=CodeLayout(**code),
+            isolate_tls_offset=values["isolate_tls_offset"],
+            isolate_key_address=values["isolate_key_address"],
+            embedded_blob=None if blob is None else (blob[0], blob[1]),
+            derived=tuple(values["derived"]),
+        )
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise MalformedData("cached layout", str(error)) from error
