@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from jsspy.errors import ExportError
@@ -117,17 +118,18 @@ class FileExporter:
         return not stat.S_ISREG(mode)
 
     def _create_temporary(self) -> tuple[int, Path]:
-        """Create an empty file beside the destination, with the mode that it has or would get."""
+        """Create an empty file beside the destination, with the owner and mode it is to have."""
         temporary = self._path.parent / f".jsspy-{os.getpid()}-{os.urandom(4).hex()}.tmp"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            os.fchmod(descriptor, stat.S_IMODE(self._path.stat().st_mode))
+            before = self._path.stat()
         except FileNotFoundError:
-            pass  # a new file: the umask decides
-        except OSError:
-            os.close(descriptor)
-            temporary.unlink()
-            raise
+            return descriptor, temporary  # a new file: the umask decides
+        # Best effort: who may not give files away still gets the contents written.
+        with suppress(PermissionError):
+            os.fchown(descriptor, before.st_uid, before.st_gid)
+        with suppress(PermissionError):
+            os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
         return descriptor, temporary
 
     def _explain(self, err: OSError) -> ExportError:
