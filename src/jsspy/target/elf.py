@@ -20,6 +20,7 @@ supplement; /usr/include/elf.h.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -54,7 +55,7 @@ MAX_NOTES = 1 << 16
 """Bytes of a note segment that are looked at for the build id."""
 
 CACHE_FROM = 20_000
-"""Symbols from which on a function table is worth a cache entry (building: 0.5 µs each)."""
+"""Symbols from which on results are worth a cache entry (0.3 to 1 µs each without it)."""
 
 _CACHE_KIND = "functions-1"
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -305,11 +306,24 @@ class ElfFile:
         """Return the defined symbols whose whole name matches `pattern`, by name.
 
         .symtab comes before .dynsym, global before local, then the first in the file. Sizes are
-        as in the file: 0 for all of V8's builtins in Node 12.
+        as in the file: 0 for all of V8's builtins in Node 12. What was found in a large file is
+        cached by pattern: 0.1 s for Node 26 the first time, 1 ms after that.
 
         Raises:
             MalformedData: A symbol or string table lies outside of the file.
         """
+        if not self._is_worth_caching:
+            return self._scan_symbols(pattern)
+        key = f"{pattern.flags} ".encode() + pattern.pattern
+        kind = f"symbols-1-{blake2b(key, digest_size=8).hexdigest()}"
+        data = cache.load(self.identity, kind)
+        if data is not None:
+            return _decode_symbols(data)
+        found = self._scan_symbols(pattern)
+        cache.store(self.identity, kind, _encode_symbols(found))
+        return found
+
+    def _scan_symbols(self, pattern: re.Pattern[bytes]) -> dict[str, Symbol]:
         found: dict[str, Symbol] = {}
         for table in self._symbol_tables:
             words = struct.Struct("<IBBHQQ")
@@ -355,16 +369,19 @@ class ElfFile:
         return data[: end if end >= 0 else None].decode("utf-8", "replace")
 
     @cached_property
+    def _is_worth_caching(self) -> bool:
+        tables = (s.size // 24 for s in self.sections if s.type in {SHT_SYMTAB, SHT_DYNSYM})
+        return sum(tables) >= CACHE_FROM
+
+    @cached_property
     def _functions(self) -> FunctionTable:
-        sections = [s for s in self.sections if s.type in {SHT_SYMTAB, SHT_DYNSYM}]
-        worth_keeping = sum(section.size for section in sections) // 24 >= CACHE_FROM
-        if worth_keeping:
+        if self._is_worth_caching:
             data = cache.load(self.identity, _CACHE_KIND)
             table = None if data is None else FunctionTable.decode(self, data)
             if table is not None:
                 return table
         table = self._build_functions()
-        if worth_keeping:
+        if self._is_worth_caching:
             cache.store(self.identity, _CACHE_KIND, table.encode())
         return table
 
@@ -515,6 +532,17 @@ def _function_keys(table: _SymbolTable, base: int, number: int) -> list[int]:
         for i, word, value, size in columns
         if word >> 48 and base <= value < end
     ]
+
+
+def _encode_symbols(symbols: dict[str, Symbol]) -> bytes:
+    return json.dumps(list(symbols.values()), separators=(",", ":")).encode()
+
+
+def _decode_symbols(data: bytes) -> dict[str, Symbol]:
+    rows: list[tuple[str, int, int, int]] = json.loads(data)
+    return {
+        name: Symbol(name, FileAddress(address), size, type_) for name, address, size, type_ in rows
+    }
 
 
 def _iter_notes(data: bytes, alignment: int) -> Iterable[tuple[bytes, int, bytes]]:
