@@ -101,6 +101,8 @@ class TypeLayout:
     js_async_generator_object: int = -1
     promise_reaction: int = -1
     promise_capability: int = -1
+    uncompiled_data: tuple[int, ...] = ()
+    """The types of what a function has in place of bytecode before it is compiled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,9 @@ class ObjectLayout:
     """From this many locals on, the names are one hashtable slot (V8 9.5 and later)."""
     fixed_array_length: int
     fixed_array_data: int
+    uncompiled_inferred_name: int
+    uncompiled_start: int
+    """int32, followed by the end position."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -360,7 +360,13 @@ def _derive_types(metadata: _Metadata) -> TypeLayout:
     first_nonstring = metadata.need(
         "FirstNonstringType", metadata.constants.get("FirstNonstringType")
     )
-    return TypeLayout(**needed, **others, first_nonstring=first_nonstring)
+    uncompiled = (types[name] for name in types if name.startswith("UncompiledData"))
+    return TypeLayout(
+        **needed,
+        **others,
+        first_nonstring=first_nonstring,
+        uncompiled_data=tuple(sorted(uncompiled)),
+    )
 
 
 def _derive_objects(metadata: _Metadata) -> ObjectLayout:
@@ -421,6 +427,9 @@ def _derive_objects(metadata: _Metadata) -> ObjectLayout:
         ),
         fixed_array_length=field("FixedArrayBase.length"),
         fixed_array_data=field("FixedArray.data"),
+        # Source: src/objects/shared-function-info.tq at 8.4.371 (which lacks the one symbol).
+        uncompiled_inferred_name=known("UncompiledData.inferred_name", 8),
+        uncompiled_start=known("UncompiledData.start_position", 16),
     )
 
 
@@ -586,6 +595,8 @@ def decode_layout(data: bytes) -> Layout:
         code["kinds"] = {int(kind): CodeKind[name] for kind, name in code["kinds"].items()}
         code["bytecode_sizes"] = bytes.fromhex(code["bytecode_sizes"])
         code["translation_operand_counts"] = tuple(code["translation_operand_counts"])
+        types = values["types"]
+        types["uncompiled_data"] = tuple(types["uncompiled_data"])
         major, minor, build, patch = values["v8_version"]
         blob = values["embedded_blob"]
         if values.keys() != {field.name for field in fields(Layout)}:
@@ -594,7 +605,7 @@ def decode_layout(data: bytes) -> Layout:
             v8_version=(major, minor, build, patch),
             frame=FrameLayout(**frame),
             isolate=IsolateLayout(**values["isolate"]),
-            types=TypeLayout(**values["types"]),
+            types=TypeLayout(**types),
             objects=ObjectLayout(**values["objects"]),
             strings=StringLayout(**values["strings"]),
             code=CodeLayout(**code),

@@ -1,0 +1,555 @@
+"""Functions and scripts: from a SharedFunctionInfo to a name, a script and positions in it.
+
+    JSFunction ──► SharedFunctionInfo ──► String             name, before the first compilation
+                          │          └──► ScopeInfo          name, inferred name, start, end
+                          ├──► Script (or DebugInfo ──► Script)   url, id, source
+                          └──► BytecodeArray, InterpreterData, baseline Code, UncompiledData or,
+                               of a builtin, its number as a Smi
+
+Closures are young and move; the SharedFunctionInfo is old and seldom does, so it is what a sample
+keeps. It is read while the program runs: an object that no longer checks out gives None, never a
+guess.
+
+A ScopeInfo is a row of slots whose layout depends on flags that moved from version to version:
+
+    flags | parameters | locals n | start, end (V8 13) | module variables?  names | infos |
+    saved class variable? | function name, its slot | inferred name | start, end (before V8 13) | …
+
+Of a function all of the second line but the saved variable is there, so the tail is recognized by
+its structure: String or 0, Smi, object or 0, Smi, Smi with start <= end. Scripts, modules and
+evals have positions and no names. Source: src/objects/scope-info.tq at 9.4.146 and 13.6.233;
+src/objects/scope-info.cc at 11.3.244, ScopeInfo::Create ("always reserve space for the name").
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from jsspy.errors import FaultError, MalformedData
+from jsspy.model.units import Address
+from jsspy.v8.heap import Heap, is_heap_object, is_smi, smi_value
+from jsspy.v8.strings import MAX_STRING, read_characters, read_string
+
+MAX_NAME = 1 << 14
+"""Characters of a function name or url; V8 has no limit, people have shorter ones."""
+
+MAX_LOCALS = 1 << 20
+"""Variables of one scope; their names come before the function's name."""
+
+MAX_FUNCTIONS = 1 << 16
+"""Functions that are remembered, 0.5 KiB each."""
+
+MAX_SCRIPTS = 1 << 13
+
+MAX_LINE_ENDS = 1 << 22
+
+_SOURCE_ATTEMPTS = 3
+"""The GC may move a source while it is read; a source that fails as often is not there."""
+
+_SCOPE_SLOTS = 24
+"""Slots of a ScopeInfo read at first: enough for functions with up to 8 captured variables."""
+
+_TAIL_SLOTS = 8
+_DEBUG_INFO_SIZE = 64
+"""Bytes of a DebugInfo among which its script is."""
+
+_DATA_SIZE = 40
+"""Bytes read of what a function's data slot points to: four fields."""
+
+_NO_WORD = 3
+"""Stands for a word that cannot be read: neither Smi nor reference."""
+
+_LINE_END = re.compile(rb"\r\n|[\n\r]")
+_CLASS_LF, _CLASS_CR, _CLASS_SEPARATOR = 1, 2, 4
+_WIDE_LINE_END = re.compile(rb"\x02\x01|[\x01\x02\x04]")
+"""In text whose characters were replaced by the classes above; 0 is everything else."""
+
+
+def _byte_table(classes: dict[int, int]) -> bytes:
+    return bytes(classes.get(byte, 0) for byte in range(256))
+
+
+_LOW_CLASSES = _byte_table(
+    {0x0A: _CLASS_LF, 0x0D: _CLASS_CR, 0x28: _CLASS_SEPARATOR, 0x29: _CLASS_SEPARATOR}
+)
+_HIGH_CLASSES = _byte_table({0x00: _CLASS_LF | _CLASS_CR, 0x20: _CLASS_SEPARATOR})
+"""Low and high byte of U+000A, U+000D, U+2028 and U+2029: both tables agree only on these."""
+
+
+def find_line_ends(data: bytes, one_byte: bool) -> array[int]:
+    r"""Return where the lines of a text end, the end of the text last.
+
+    Terminators are \n, \r, \r\n (its \n counts), U+2028 and U+2029. Source: V8's
+    src/objects/string.cc at 13.6.233, CalculateLineEndsImpl.
+
+    Args:
+        data: Latin-1 or UTF-16 (little-endian) characters, as V8 stores them.
+        one_byte: Which of the two.
+
+    Returns:
+        Positions in characters (UTF-16 code units), ascending.
+    """
+    if one_byte:
+        matches = _LINE_END.finditer(data)
+        size = len(data)
+    else:
+        low = int.from_bytes(data[::2].translate(_LOW_CLASSES), "little")
+        high = int.from_bytes(data[1::2].translate(_HIGH_CLASSES), "little")
+        size = len(data) // 2
+        matches = _WIDE_LINE_END.finditer((low & high).to_bytes(size, "little"))
+    ends = array("I", [match.end() - 1 for match in matches])
+    ends.append(size)
+    return ends
+
+
+class Script:
+    """A script, module, eval or Function body. What it says of itself is read when it is asked."""
+
+    __slots__ = (
+        "_attempts",
+        "_heap",
+        "_line_ends",
+        "address",
+        "column_offset",
+        "id",
+        "line_offset",
+        "name",
+        "source_url",
+    )
+
+    def __init__(self, heap: Heap, address: int, words: bytes) -> None:
+        """Decode a Script.
+
+        Args:
+            heap: Where it is.
+            address: Tagged pointer to it.
+            words: Its bytes, `script_size(heap)` of them.
+
+        Raises:
+            FaultError: A string of it cannot be read.
+            MalformedData: It is not as a script is.
+        """
+        objects = heap.layout.objects
+        self._heap = heap
+        self._line_ends: array[int] | None = None
+        self._attempts = 0
+        self.address = address
+        self.id = _script_id(heap, words)
+        self.line_offset = smi_value(_word(words, objects.script_line_offset))
+        self.column_offset = smi_value(_word(words, objects.script_column_offset))
+        self.name = _read_text(heap, _word(words, objects.script_name))
+        source_url = objects.script_source_url
+        self.source_url = "" if source_url is None else _read_text(heap, _word(words, source_url))
+        """What a `//# sourceURL=` comment says, else ""."""
+
+    @property
+    def url(self) -> str:
+        """The script's name, else its sourceURL, else "" (eval, new Function)."""
+        return self.name or self.source_url
+
+    @property
+    def source_mapping_url(self) -> str:
+        """What a `//# sourceMappingURL=` comment says, read now: a data: url may have megabytes."""
+        offset = self._heap.layout.objects.script_source_mapping_url
+        if offset is None:
+            return ""
+        try:
+            return _read_text(self._heap, self._read_field(offset), MAX_STRING)
+        except (FaultError, MalformedData):
+            return ""
+
+    def source(self) -> str:
+        """Return the source text as it is now.
+
+        Raises:
+            FaultError: It cannot be read.
+            MalformedData: It has none, or the script is gone.
+        """
+        data, one_byte = self._read_source()
+        return data.decode("latin-1") if one_byte else data.decode("utf-16-le", "replace")
+
+    def line_column(self, position: int) -> tuple[int, int] | None:
+        """Return line and column of a position, both from 1; None if the source is not there.
+
+        Columns count UTF-16 code units, as everywhere in V8. The offsets of a script that stands
+        in a larger file (vm.Script, inline handlers) are added, the column's to its first line.
+        """
+        ends = self._line_ends
+        if ends is None:
+            ends = self._line_ends = self._find_line_ends()
+            if ends is None:
+                return None
+        if not 0 <= position <= ends[-1]:
+            return None
+        index = bisect_left(ends, position)
+        if index == 0:
+            return self.line_offset + 1, self.column_offset + position + 1
+        return self.line_offset + index + 1, position - ends[index - 1]
+
+    def _find_line_ends(self) -> array[int] | None:
+        """Return V8's own table if it has made one, else our own."""
+        if self._attempts >= _SOURCE_ATTEMPTS:
+            return None
+        self._attempts += 1
+        heap = self._heap
+        try:
+            word = self._read_field(heap.layout.objects.script_line_ends)
+            if heap.instance_type(word) == heap.layout.types.fixed_array:
+                known = _decode_line_ends(heap.read_fixed_array(word, MAX_LINE_ENDS))
+                if known is not None:
+                    return known
+            return find_line_ends(*self._read_source())
+        except (FaultError, MalformedData):
+            return None
+
+    def _read_source(self) -> tuple[bytes, bool]:
+        return read_characters(
+            self._heap, self._read_field(self._heap.layout.objects.script_source)
+        )
+
+    def _read_field(self, offset: int) -> int:
+        words = self._heap.memory.read(Address(self.address - 1), script_size(self._heap))
+        if _script_id(self._heap, words) != self.id:
+            raise MalformedData(f"script {self.id}", "it is gone")
+        return _word(words, offset)
+
+
+def script_size(heap: Heap) -> int:
+    """Return how many bytes of a Script are read."""
+    objects = heap.layout.objects
+    return 8 + max(
+        objects.script_id,
+        objects.script_line_ends,
+        objects.script_source_url or 0,
+        objects.script_source_mapping_url or 0,
+    )
+
+
+def _script_id(heap: Heap, words: bytes) -> int:
+    word = _word(words, heap.layout.objects.script_id)
+    if heap.map_type(_word(words, 0)) != heap.layout.types.script or not is_smi(word):
+        raise MalformedData("script", "it is gone")
+    return smi_value(word)
+
+
+def _decode_line_ends(words: tuple[int, ...]) -> array[int] | None:
+    ends = [word >> 32 for word in words]
+    if not ends or any(word & 0xFFFFFFFF for word in words) or ends != sorted(ends):
+        return None
+    return array("I", ends)
+
+
+class SharedFunctionInfo(NamedTuple):
+    """What all closures of one function share. Positions are UTF-16 code units in the script."""
+
+    address: int
+    """Tagged pointer."""
+    name: str
+    """The function's name, else what V8 inferred from where it is assigned, else ""."""
+    script: Script | None
+    start: int
+    """Of an ordinary function its opening parenthesis; -1 if it has no source."""
+    end: int
+    bytecode_array: int | None
+    """Tagged pointer; None if it is a builtin, not compiled, or was flushed."""
+    builtin: bool
+    """Compiled into V8: no script, and a number in place of code."""
+
+
+class _Cached(NamedTuple):
+    words: bytes
+    info: SharedFunctionInfo
+
+
+class FunctionReader:
+    """Reads SharedFunctionInfos and remembers them for as long as their words do not change."""
+
+    def __init__(self, heap: Heap) -> None:
+        self.heap = heap
+        objects = heap.layout.objects
+        slots = (
+            objects.sfi_function_data,
+            objects.sfi_untrusted_function_data or 0,
+            objects.sfi_name_or_scope_info,
+            objects.sfi_script,
+        )
+        self._size = max(slots) + 8
+        self._script_size = script_size(heap)
+        self._functions: dict[int, _Cached] = {}
+        self._scripts: dict[int, Script] = {}
+        self._fresh: set[int] = set()
+
+    def validate_many(self, sfis: Iterable[int]) -> None:
+        """Check what is remembered of these functions; forget what has changed.
+
+        Until the next call, `read_shared` answers for them without looking again. All is read at
+        once: the words of each function, and the id of each script among them.
+        """
+        functions = self._functions
+        known = [sfi for sfi in set(sfis) if sfi in functions]
+        scripts: dict[int, Script] = {}
+        for sfi in known:
+            script = functions[sfi].info.script
+            if script is not None:
+                scripts[script.address] = script
+        id_offset = self.heap.layout.objects.script_id - 1
+        ranges = [(sfi - 1, self._size) for sfi in known]
+        ranges += [(address + id_offset, 8) for address in scripts]
+        found = self.heap.memory.read_many(ranges)
+        gone = set()
+        for script, word in zip(scripts.values(), found[len(known) :], strict=True):
+            if word is None or int.from_bytes(word, "little") != script.id << 32:
+                gone.add(script)
+                self._scripts.pop(script.address, None)
+        self._fresh.clear()
+        for sfi, words in zip(known, found, strict=False):
+            entry = functions[sfi]
+            if entry.words == words and entry.info.script not in gone:
+                self._fresh.add(sfi)
+            else:
+                del functions[sfi]
+
+    def read_shared(self, sfi: int) -> SharedFunctionInfo | None:
+        """Return a function; None if there is none, or none any more, at this address."""
+        if sfi in self._fresh:
+            return self._functions[sfi].info
+        if sfi & 3 != 1:
+            return None
+        try:
+            return self._read(sfi)
+        except (FaultError, MalformedData):
+            self._functions.pop(sfi, None)
+            return None
+
+    def _read(self, sfi: int) -> SharedFunctionInfo:
+        heap = self.heap
+        types, objects = heap.layout.types, heap.layout.objects
+        words = heap.memory.read(Address(sfi - 1), self._size)
+        if heap.map_type(_word(words, 0)) != types.shared_function_info:
+            raise MalformedData(f"SharedFunctionInfo at {sfi:#x}", "it is gone")
+        name_or_scope = _word(words, objects.sfi_name_or_scope_info)
+        script_word = _word(words, objects.sfi_script)
+        data_word = _word(words, objects.sfi_function_data)
+        first_slot = objects.scope_info_first_slot
+        entry = self._functions.get(sfi)
+        if entry is not None and entry.words == words and self._is_current(entry.info.script):
+            self._fresh.add(sfi)
+            return entry.info
+        first_slot = objects.scope_info_first_slot
+        scope_words, script_words, data_words = heap.memory.read_many(
+            [
+                (name_or_scope - 1, first_slot + 8 * _SCOPE_SLOTS),
+                (script_word - 1, self._script_size),
+                (data_word - 1, _DATA_SIZE),
+            ]
+        )
+        script = self._find_script(script_word, script_words)
+        bytecode_array = self._find_bytecode_array(data_word, data_words)
+        name, start, end = "", -1, -1
+        if self._type_of(name_or_scope, scope_words) == types.scope_info:
+            name, start, end = self._read_scope(name_or_scope, scope_words)
+        else:
+            name = _read_text(heap, name_or_scope)
+            if (
+                data_words is not None
+                and heap.map_type(_word(data_words, 0)) in types.uncompiled_data
+            ):
+                inferred, start, end = self._decode_uncompiled(data_words)
+                name = name or inferred
+        code = objects.sfi_untrusted_function_data or objects.sfi_function_data
+        builtin = script is None and is_smi(_word(words, code))
+        info = SharedFunctionInfo(sfi, name, script, start, end, bytecode_array, builtin)
+        if len(self._functions) >= MAX_FUNCTIONS:
+            self._functions.clear()
+            self._fresh.clear()
+        self._functions[sfi] = _Cached(words, info)
+        self._fresh.add(sfi)
+        return info
+
+    def _type_of(self, obj: int, words: bytes | None) -> int | None:
+        """Return the type of an object whose first bytes may have been read already."""
+        if not is_heap_object(obj):
+            return None
+        if words is None:
+            return self.heap.instance_type(obj)
+        return self.heap.map_type(_word(words, 0))
+
+    def _is_current(self, script: Script | None) -> bool:
+        if script is None:
+            return True
+        id_offset = self.heap.layout.objects.script_id
+        return self.heap.read_field(script.address, id_offset) == script.id << 32
+
+    def _find_script(self, word: int, words: bytes | None) -> Script | None:
+        """Return the script of a function; None if it has none.
+
+        Raises:
+            FaultError: It cannot be read.
+            MalformedData: The slot holds something that is no object.
+        """
+        heap, types = self.heap, self.heap.layout.types
+        instance_type = self._type_of(word, words)
+        if instance_type is None and not is_smi(word):
+            raise MalformedData(f"script at {word:#x}", "it is gone")
+        # While a debugger is or was attached: DebugInfo, one field of which is the script. Before
+        # V8 8 its type is not known, so that any other object is looked into.
+        if instance_type not in {None, types.script, types.oddball}:
+            if types.debug_info not in {instance_type, -1}:
+                return None
+            word = self._find_field(word, types.script, _DEBUG_INFO_SIZE)
+            if word == 0:
+                return None
+            words = None
+        elif instance_type != types.script:
+            return None
+        if words is None:
+            words = heap.memory.read(Address(word - 1), self._script_size)
+        known = self._scripts.get(word)
+        if known is not None and known.id == _script_id(heap, words):
+            return known
+        if len(self._scripts) >= MAX_SCRIPTS:
+            self._scripts.clear()
+        script = self._scripts[word] = Script(heap, word, words)
+        return script
+
+    def _find_field(self, obj: int, instance_type: int, size: int) -> int:
+        """Return the first field of an object that holds one of a type; 0 if none does."""
+        words = self.heap.memory.read(Address(obj - 1), size)
+        for offset in range(8, size, 8):
+            field = _word(words, offset)
+            if self.heap.instance_type(field) == instance_type:
+                return field
+        return 0
+
+    def _find_bytecode_array(self, word: int, words: bytes | None) -> int | None:
+        """Return the bytecode of a function: the slot itself, or up to two objects further.
+
+        InterpreterData, BaselineData (V8 9) and baseline Code refer to it or to each other.
+        Source: src/objects/shared-function-info-inl.h at 9.4.146 and 11.3.244, GetBytecodeArray.
+        """
+        types = self.heap.layout.types
+        containers = {types.interpreter_data, types.baseline_data, types.code} - {-1}
+        for _ in range(3):
+            instance_type = self._type_of(word, words)
+            if instance_type == types.bytecode_array:
+                return word
+            if instance_type not in containers:
+                return None
+            if words is None:
+                words = self.heap.memory.read(Address(word - 1), _DATA_SIZE)
+            fields = [_word(words, offset) for offset in range(8, _DATA_SIZE, 8)]
+            kinds = [self.heap.instance_type(field) for field in fields]
+            for wanted in (types.bytecode_array, types.interpreter_data):
+                if wanted in kinds:
+                    word, words = fields[kinds.index(wanted)], None
+                    break
+            else:
+                return None
+        return None
+
+    def _decode_uncompiled(self, words: bytes) -> tuple[str, int, int]:
+        """Return inferred name, start and end of a function that has no bytecode now."""
+        objects = self.heap.layout.objects
+        start, end = objects.uncompiled_start, objects.uncompiled_start + 4
+        return (
+            _read_text(self.heap, _word(words, objects.uncompiled_inferred_name)),
+            int.from_bytes(words[start : start + 4], "little", signed=True),
+            int.from_bytes(words[end : end + 4], "little", signed=True),
+        )
+
+    def _read_scope(self, scope: int, words: bytes | None) -> tuple[str, int, int]:
+        """Return name, start and end of a function from its ScopeInfo."""
+        objects = self.heap.layout.objects
+        first = objects.scope_info_first_slot
+        if words is None:
+            # It lies at the end of what is mapped.
+            words = self.heap.memory.read(Address(scope - 1), min(-(scope - 1) & 0xFFF, 512))
+        count = smi_value(_word(words, first + 8 * objects.scope_info_context_local_count))
+        if not 0 <= count <= MAX_LOCALS:
+            raise MalformedData(f"ScopeInfo at {scope:#x}", f"{count} locals")
+        hashtable_from = objects.scope_info_names_hashtable_from
+        names = 1 if hashtable_from is not None and count >= hashtable_from else count
+        tail = first + 8 * (objects.scope_info_first_vars + names + count)
+        if tail + 8 * _TAIL_SLOTS <= len(words):
+            slots = [_word(words, tail + 8 * index) for index in range(_TAIL_SLOTS)]
+        else:
+            slots = self._read_tail(scope - 1 + tail)
+        if objects.scope_info_positions_in_front:
+            start = smi_value(_word(words, first + 24))
+            end = smi_value(_word(words, first + 32))
+            # Scripts, evals and modules have something else there: no names.
+            return self._decode_names(slots) or "", start, end
+        return self._decode_tail(slots)
+
+    def _read_tail(self, address: int) -> list[int]:
+        """Return what follows the variables of a ScopeInfo; 3, no valid word, beyond the end."""
+        data = self.heap.memory.read_many(
+            [(address + 8 * index, 8) for index in range(_TAIL_SLOTS)]
+        )
+        return [_NO_WORD if word is None else int.from_bytes(word, "little") for word in data]
+
+    def _decode_tail(self, slots: list[int]) -> tuple[str, int, int]:
+        """Return name, start and end from the tail of a ScopeInfo with its positions in it.
+
+        Raises:
+            MalformedData: The tail has none of the known structures.
+        """
+        for index in range(_TAIL_SLOTS - 4):
+            start, end = slots[index + 3 : index + 5]
+            if _are_positions(start, end):
+                name = self._decode_names(slots[index : index + 3])
+                if name is not None:
+                    return name, smi_value(start), smi_value(end)
+        # A script or an eval; or a module, whose number of variables comes first.
+        for index in range(2):
+            start, end = slots[index : index + 2]
+            if _are_positions(start, end):
+                return "", smi_value(start), smi_value(end)
+        raise MalformedData("ScopeInfo", "its tail is not known")
+
+    def _decode_names(self, slots: list[int]) -> str | None:
+        """Return the name that (function name, slot, inferred name) give; None if they do not."""
+        name, slot, inferred = slots[:3]
+        if not is_smi(slot) or (is_smi(name) and name != 0) or (is_smi(inferred) and inferred != 0):
+            return None
+        heap = self.heap
+        limit = heap.layout.types.first_nonstring
+        if name != 0:
+            name_type = heap.instance_type(name)
+            if name_type is None or name_type >= limit:
+                return None
+        if inferred != 0:
+            inferred_type = heap.instance_type(inferred)
+            if inferred_type is None:
+                return None
+        text = _read_text(heap, name)
+        return text or _read_text(heap, inferred)
+
+
+def _are_positions(start: int, end: int) -> bool:
+    return is_smi(start) and is_smi(end) and 0 <= smi_value(start) <= smi_value(end)
+
+
+def _word(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 8], "little")
+
+
+def _read_text(heap: Heap, word: int, limit: int = MAX_NAME) -> str:
+    """Return a string, or "" for undefined, a Smi, a Symbol and other things that are no text.
+
+    Raises:
+        FaultError: It cannot be read.
+        MalformedData: It is no object, too long, or contradicts itself.
+    """
+    if is_smi(word):
+        return ""
+    instance_type = heap.instance_type(word)
+    if instance_type is None:
+        raise MalformedData(f"object at {word:#x}", "it is gone")
+    if instance_type >= heap.layout.types.first_nonstring:
+        return ""
+    return read_string(heap, word, limit)
