@@ -45,8 +45,11 @@ from jsspy.model.capture import Registers
 from jsspy.target.elf import PT_GNU_EH_FRAME, ElfFile
 
 RBX, RBP, RSP, R12, R13, R14, R15, RIP = 3, 6, 7, 12, 13, 14, 15, 16
+
 VOLATILE_KNOWN = 17
-"""Index of the flag: 1 while the caller-saved registers are those of the current frame."""
+"""Index of a flag. Registers that a callee may change keep their values over a step where no rule
+says otherwise, as in other unwinders: OpenSSL's AES-GCM finds its CFA through rax across calls that
+are known not to touch it. Who leaves a frame by other means than CFI sets the flag to 0."""
 
 CfiRegisters = list[int]
 """Registers of the current frame by DWARF number, then the flag; 0 is not known."""
@@ -219,7 +222,8 @@ class CfiTable:
             address: The pc to look up, as linked: rip in the leaf and in interrupted code,
                 rip - 1 after a call.
             registers: Changed in place, if the result is `CALLER` or `INTERRUPTED`.
-            stack: Bytes of the stack.
+            stack: Bytes of the stack. They should begin 128 bytes below the leaf's rsp: functions
+                that call nothing may keep data there, and OpenSSL's SHA-512 keeps its CFA there.
             stack_start: Address in the target of `stack[0]`.
         """
         rule = self._fast.get(address)
@@ -243,7 +247,6 @@ class CfiTable:
             registers[register] = words[index]
         registers[7] = cfa
         registers[16] = rip
-        registers[17] = 0
         return Step.CALLER
 
     def _step_slowly(
@@ -640,7 +643,7 @@ def _step_general(
     # possible here: vfork() takes its return address off the stack.
     if caller[RSP] < registers[RSP] and not rule.interrupted:
         return Step.NO_PROGRESS
-    caller[VOLATILE_KNOWN] = int(rule.interrupted)
+    caller[VOLATILE_KNOWN] |= rule.interrupted
     registers[:] = caller
     return Step.INTERRUPTED if rule.interrupted else Step.CALLER
 
