@@ -163,7 +163,7 @@ class CodeReader:
     """Finds code objects and positions in one process; caches what it found.
 
     `learn_isolate` must be told of an isolate before its code can be found. Cached objects are
-    read again on every use, unless `refresh` has just checked them all with one read.
+    read again on every use, unless `validate_many` has just checked them all with one read.
     """
 
     def __init__(
@@ -230,10 +230,10 @@ class CodeReader:
                 if word not in self._map_words:
                     self._map_words.append(word)
 
-    def refresh(self, pcs: Iterable[int] = (), bytecode_arrays: Iterable[int] = ()) -> None:
+    def validate_many(self, pcs: Iterable[int] = (), bytecode_arrays: Iterable[int] = ()) -> None:
         """Check, in one read, all that is cached of the code at `pcs` and of `bytecode_arrays`.
 
-        What changed is dropped; the rest is trusted until `refresh` is called again, which should
+        What changed is dropped; the rest is trusted until `validate_many` is called again, which should
         be once per sample.
         """
         codes = {code.start: code for pc in pcs if (code := self._find_cached(pc)) is not None}

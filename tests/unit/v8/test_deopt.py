@@ -50,7 +50,7 @@ def frame(offset: int, literal: int) -> bytes:
         (COUNTS_24, (14, 0)),
         (COUNTS_16, None),  # no pair of BEGINs: V8 before 11
         ((), None),
-        (*COUNTS_24[:-1], 0), None),
+        ((*COUNTS_24[:-1], 0), None),
         ((7, *COUNTS_24[1:]), None),
     ],
 )

@@ -86,9 +86,9 @@ def test_any_bytes_are_a_table_or_malformed(data: bytes, encoding: PositionEncod
 @pytest.mark.parametrize(
     ("encoding", "table", "offsets"),
     [
-        (PositionEncoding.ZIGZAG_FROM_0, "013802581554 0b270b07066c", [0, 1, 11, 16, 21, 24]),
-        (PositionEncoding.ZIGZAG_FROM_MINUS_1, "013802581154 09270b07066c", [-1, 0, 8, 12, 17, 20]),
-        (PositionEncoding.UNSIGNED_FLAGS, "023807582254 122716070f6c", [-1, 0, 8, 12, 17, 20]),
+        (PositionEncoding.ZIGZAG_FROM_0, "0138025815540b270b07066c", [0, 1, 11, 16, 21, 24]),
+        (PositionEncoding.ZIGZAG_FROM_MINUS_1, "01380258115409270b07066c", [-1, 0, 8, 12, 17, 20]),
+        (PositionEncoding.UNSIGNED_FLAGS, "023807582254122716070f6c", [-1, 0, 8, 12, 17, 20]),
     ],
     ids=["node 12", "node 24", "node 26"],
 )
