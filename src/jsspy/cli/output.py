@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from jsspy.model.names import clean
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -34,11 +36,8 @@ def note(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Take the teeth out of names and command lines that a target chose: no control characters."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
-        for char in text
-    )
+    """Make visible what a name or command line, chosen by others, could do to a terminal."""
+    return "\n".join(clean(line) for line in text.split("\n"))
 
 
 def echo_json(value: object, *, err: bool = False) -> None:

@@ -96,6 +96,14 @@ class FileExporter:
             if temporary is not None:
                 temporary.unlink()
 
+    def size(self) -> int | None:
+        """Return the size of the file in bytes; None where there is no regular file."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
     def _is_special(self) -> bool:
         """Say whether the path is a device or a pipe; refuse what is neither that nor a file."""
         try:

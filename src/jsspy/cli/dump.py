@@ -1,0 +1,163 @@
+"""`jsspy dump`: what every JavaScript thread does now."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from jsspy.cli import output
+from jsspy.cli.interrupts import Interrupts
+from jsspy.cli.targets import open_targets, targeting_options
+from jsspy.engines.ptrace import PtraceEngine
+from jsspy.errors import JsspyError
+from jsspy.model.names import function_name, path_of
+from jsspy.model.profile import Profile, ValueType
+from jsspy.model.stack import Frame, FrameKind
+from jsspy.recorder import Recorder, TargetInfo
+
+_RATE_HZ = 1000
+"""The first sample of each thread is all that is wanted, soon."""
+
+_LIMIT_NS = 2_000_000_000
+
+
+@click.command("dump")
+@targeting_options
+@click.option("-s", "--subprocesses", is_flag=True, help="Child processes too.")
+@click.option("--strict", is_flag=True, help="Fail if the V8 is not known.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
+@output.color_option
+def dump_command(
+    pids: tuple[int, ...],
+    name: re.Pattern[str] | None,
+    subprocesses: bool,
+    strict: bool,
+    as_json: bool,
+) -> int:
+    """Print the stack of every JavaScript thread, as it is now, leaf first.
+
+    With neither --pid nor --name the only node process of this user is taken. A thread that runs
+    is stopped for a fraction of a millisecond; one that sleeps is not stopped.
+    """
+    targets = open_targets(pids, name, "dump")
+    engine = PtraceEngine(rate_hz=_RATE_HZ, include_sleeping=True)
+    with Recorder(
+        engine,
+        period_ns=1_000_000_000 // _RATE_HZ,
+        value_type=ValueType.WALL,
+        strict=strict,
+        follow_children=subprocesses,
+    ) as recorder:
+        for target in targets:
+            recorder.add(target)
+        with Interrupts() as interrupts:
+            for status in recorder.run(_LIMIT_NS, interrupts.should_stop):
+                if status.threads and len(recorder.profile.threads) >= status.threads:
+                    break
+    if as_json:
+        output.echo_json([_process_value(recorder, info) for info in recorder.infos.values()])
+    else:
+        click.echo("\n\n".join(_process_text(recorder, info) for info in recorder.infos.values()))
+    for sentence in recorder.profile.meta.notes:
+        output.note(f"jsspy: {sentence}")
+    if not len(recorder.profile):
+        raise JsspyError("not one thread could be looked at", hint="jsspy doctor")
+    return 0
+
+
+def _first_samples(profile: Profile) -> dict[int, int]:
+    """Return the first sample of each thread, by index of the thread."""
+    first: dict[int, int] = {}
+    for sample, thread in enumerate(profile.thread):
+        first.setdefault(thread, sample)
+    return first
+
+
+def _process_value(recorder: Recorder, info: TargetInfo) -> dict[str, Any]:
+    profile = recorder.profile
+    threads = []
+    for thread, sample in sorted(_first_samples(profile).items()):
+        who = profile.threads[thread]
+        if who.pid != info.pid:
+            continue
+        truncated = profile.truncated.get(sample)
+        threads.append(
+            {
+                "tid": who.tid,
+                "name": who.name,
+                "state": profile.state[sample].value,
+                "vm_state": profile.vm_state[sample].value,
+                "truncated": None if truncated is None else truncated.value,
+                "frames": [
+                    _frame_value(frame) for frame in profile.iter_frames(profile.stack[sample])
+                ],
+            }
+        )
+    return {
+        "pid": info.pid,
+        "command": info.command,
+        "node_version": info.node_version,
+        "v8_version": info.v8_version,
+        "threads": threads,
+    }
+
+
+def _frame_value(frame: Frame) -> dict[str, Any]:
+    location = frame.original or frame.location
+    return {
+        "name": function_name(frame),
+        "kind": frame.kind.value,
+        "tier": None if frame.tier is None else frame.tier.name.lower(),
+        "file": None if location is None else path_of(location.url),
+        "line": None if location is None else location.line,
+        "column": None if location is None else location.column,
+        "inlined": frame.inlined,
+        "module": None if frame.module is None else frame.module.path,
+    }
+
+
+def _process_text(recorder: Recorder, info: TargetInfo) -> str:
+    profile = recorder.profile
+    lines = [
+        f"Process {info.pid}: {output.printable(info.command)}",
+        f"Node.js {info.node_version or '(unknown)'} (V8 {info.v8_version or '(unknown)'})",
+    ]
+    for thread, sample in sorted(_first_samples(profile).items()):
+        who = profile.threads[thread]
+        if who.pid != info.pid:
+            continue
+        doing = profile.vm_state[sample].value
+        state = profile.state[sample].value
+        if doing not in {"unknown", "js"} and doing != state:
+            state = f"{state}, {doing}"
+        lines.append("")
+        lines.append(f'Thread {who.tid} ({state}): "{output.printable(who.name)}"')
+        lines += [
+            f"    {_frame_text(frame)}" for frame in profile.iter_frames(profile.stack[sample])
+        ]
+        truncated = profile.truncated.get(sample)
+        if truncated is not None:
+            lines.append(f"    (truncated: {truncated.value})")
+    return "\n".join(lines)
+
+
+_STYLES: dict[FrameKind, dict[str, Any]] = {
+    FrameKind.JS: {"fg": "green", "bold": True},
+    FrameKind.BUILTIN: {"fg": "cyan"},
+}
+
+
+def _frame_text(frame: Frame) -> str:
+    """Return `name (file:line:column)`, or `name (module)` for native code."""
+    location = frame.original or frame.location
+    place = ""
+    if location is not None:
+        parts = [path_of(location.url), location.line, location.column]
+        place = ":".join(str(part) for part in parts if part is not None)
+    elif frame.module is not None:
+        place = frame.module.path.rpartition("/")[2]
+    name = click.style(function_name(frame), **_STYLES.get(frame.kind, {"dim": True}))
+    inlined = " [inlined]" if frame.inlined else ""
+    return f"{name} ({output.printable(place)}){inlined}" if place else f"{name}{inlined}"

@@ -1,0 +1,272 @@
+"""`jsspy record`: sample for a while, write a file."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from jsspy.cli import output
+from jsspy.cli.interrupts import Interrupts
+from jsspy.cli.outputs import choose_format, default_file_name, output_options
+from jsspy.cli.progress import make_progress
+from jsspy.cli.started import StartedCommand, describe_exit
+from jsspy.cli.summary import describe_targets, show_summary, summarize
+from jsspy.cli.targets import open_targets, shorten, targeting_options
+from jsspy.engines.ptrace import PtraceEngine
+from jsspy.errors import JsspyError, NotNode, ProcessExited, ProcessNotFound
+from jsspy.exporters.base import Exporter
+from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
+from jsspy.formats.base import Format
+from jsspy.model.profile import ValueType
+from jsspy.recorder import End, Recorder
+from jsspy.target.process import Target
+
+EXIT_TARGET_ENDED = 6
+EXIT_NO_SAMPLES = 7
+DEFAULT_RATE_HZ = 99
+"""Not 100: samples must not march in step with timers of 10 ms."""
+
+
+class NoSamples(JsspyError):
+    """A recording without a single sample: nothing is written."""
+
+    exit_code = EXIT_NO_SAMPLES
+
+
+class DurationType(click.ParamType):
+    """Seconds, or `unlimited`."""
+
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | None:
+        """Return the seconds; None is unlimited."""
+        if value == "unlimited":
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < 1e9:
+            self.fail(f"'{value}' is neither a number of seconds nor 'unlimited'", param, ctx)
+        return seconds
+
+
+@click.command("record", context_settings={"allow_interspersed_args": False})
+@targeting_options
+@click.option(
+    "-d",
+    "--duration",
+    "duration_s",
+    type=DurationType(),
+    default="unlimited",
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to sample. Unlimited is until Ctrl-C, or until the process ends.",
+)
+@click.option(
+    "-r",
+    "--rate",
+    "rate_hz",
+    type=click.IntRange(1, 1000),
+    default=DEFAULT_RATE_HZ,
+    show_default=True,
+    metavar="HZ",
+    help="Samples per second and thread.",
+)
+@output_options
+@click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
+@click.option(
+    "-i",
+    "--idle",
+    is_flag=True,
+    help="Wall-clock time: threads that sleep or wait are sampled too.",
+)
+@click.option(
+    "--strict", is_flag=True, help="Fail if the V8 is not known, instead of native frames only."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@output.color_option
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+@click.pass_context
+def record_command(
+    ctx: click.Context,
+    pids: tuple[int, ...],
+    name: re.Pattern[str] | None,
+    duration_s: float | None,
+    rate_hz: int,
+    destination: str | None,
+    form: str | None,
+    subprocesses: bool,
+    idle: bool,
+    strict: bool,
+    as_json: bool,
+    command: tuple[str, ...],
+) -> int:
+    """Sample node processes for a while and write a flame graph, or any other format.
+
+    With neither --pid, --name nor COMMAND the only node process of this user is taken.
+
+    The first Ctrl-C (or SIGTERM) ends sampling and writes the file; a second one gives up. SIGUSR1
+    writes what there is so far. COMMAND runs in our place: its streams are untouched, and Ctrl-C
+    reaches it as it would without us; a signal sent to jsspy alone is passed on. When the duration
+    is over COMMAND gets SIGTERM. A process that ran before us gets no signal, ever.
+
+    Exit codes: 0 done, 3 no such process, 4 no permission, 6 the process ended before the duration
+    was over (what was taken is written), 7 not one sample (nothing is written), 9 the output
+    cannot be written, 130 given up.
+    """
+    if command and (pids or name is not None):
+        raise click.UsageError("--pid and --name look at what runs; COMMAND starts something new")
+    if len(command) == 1 and command[0].isdecimal():
+        raise click.UsageError(f"a process is named with --pid {command[0]}")
+    chosen = choose_format(form, destination)
+    with _targets(pids, name, command, destination, chosen) as (targets, started, exporter):
+        exporter.check()
+        engine = PtraceEngine(rate_hz=rate_hz, include_sleeping=idle)
+        with Recorder(
+            engine,
+            period_ns=1_000_000_000 // rate_hz,
+            value_type=ValueType.WALL if idle else ValueType.CPU,
+            strict=strict,
+            follow_children=subprocesses,
+        ) as recorder:
+            for target in targets:
+                recorder.add(target, starting=started is not None)
+            with Interrupts() as interrupts:
+                _sample(ctx, recorder, interrupts, exporter, chosen, duration_s, rate_hz)
+                return _finish(
+                    recorder, interrupts, exporter, chosen, duration_s, started, as_json=as_json
+                )
+
+
+@contextmanager
+def _targets(
+    pids: tuple[int, ...],
+    name: re.Pattern[str] | None,
+    command: tuple[str, ...],
+    destination: str | None,
+    form: Format,
+) -> Iterator[tuple[list[Target], StartedCommand | None, Exporter]]:
+    """Open or start what is to be recorded, once it is known that the output can be written."""
+    now = time.time()
+    if not command:
+        targets = open_targets(pids, name, "record")
+        first = targets[0]
+        file = destination or default_file_name(first.name, first.pid, now, form.suffix)
+        yield targets, None, open_destination(file)
+        return
+    program = os.path.basename(command[0])  # noqa: PTH119 - text of a command, not a path of ours
+    open_destination(destination or default_file_name(program, 0, now, form.suffix)).check()
+    started = StartedCommand(command)
+    try:
+        try:
+            target = Target.open(started.pid)
+        except (ProcessExited, ProcessNotFound) as err:
+            raise _never_node(started) from err
+        file = destination or default_file_name(program, started.pid, now, form.suffix)
+        yield [target], started, open_destination(file)
+    except BaseException:
+        started.terminate()
+        raise
+
+
+def _sample(
+    ctx: click.Context,
+    recorder: Recorder,
+    interrupts: Interrupts,
+    exporter: Exporter,
+    form: Format,
+    duration_s: float | None,
+    rate_hz: int,
+) -> None:
+    progress = make_progress(duration_s, rate_hz, color=ctx.color)
+    # What exists now stays: the collector need not look at it again while a target waits.
+    gc.freeze()
+    duration_ns = None if duration_s is None else int(duration_s * 1e9)
+    with progress:
+        for status in recorder.run(duration_ns, interrupts.should_stop):
+            progress.show(status, recorder)
+            if interrupts.take_snapshot_request() and isinstance(exporter, FileExporter):
+                recorder.update_stats()
+                exporter.export(recorder.profile, form)
+
+
+def _finish(
+    recorder: Recorder,
+    interrupts: Interrupts,
+    exporter: Exporter,
+    form: Format,
+    duration_s: float | None,
+    started: StartedCommand | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Write the profile, let a command that we started end, and tell how it went."""
+    profile = recorder.profile
+    if len(profile):
+        exporter.export(profile, form)
+    status = None
+    rest = []
+    if started is not None:
+        status = started.finish(interrupts.stop_signal, duration_over=recorder.end is End.DURATION)
+        rest.append(f"{shorten(' '.join(started.command))} {describe_exit(status)}")
+    exit_code = 0
+    if not len(profile):
+        exit_code = EXIT_NO_SAMPLES
+    elif recorder.end is End.TARGET_ENDED and duration_s is not None and started is None:
+        exit_code = EXIT_TARGET_ENDED
+        rest.append("it ended before the duration was over")
+    size = exporter.size() if isinstance(exporter, FileExporter) and len(profile) else None
+    if as_json:
+        value = summarize(recorder) | {
+            "output": exporter.destination if len(profile) else None,
+            "format": form.name,
+            "size_bytes": size,
+            "command_exit_code": status,
+            "exit_code": exit_code,
+        }
+        # Standard output carries one thing: the profile, if it was sent there.
+        output.echo_json(value, err=isinstance(exporter, StreamExporter))
+    if started is not None and not recorder.infos:
+        raise _never_node(started)
+    if not len(profile):
+        raise _no_samples(recorder)
+    if not as_json:
+        where = "" if size is None else f", {output.format_size(size)}"
+        show_summary(profile, f"Wrote {exporter.destination} ({form.name}{where})", rest)
+    return exit_code
+
+
+def _never_node(started: StartedCommand) -> NotNode:
+    command = " ".join(started.command)
+    return NotNode(
+        f"no V8 was seen in '{shorten(command)}' while it ran\n"
+        f"  it {describe_exit(started.poll())}",
+        hint=f"jsspy record --subprocesses -- {command}    if node is a child of it",
+    )
+
+
+def _no_samples(recorder: Recorder) -> JsspyError:
+    stats = recorder.profile.stats
+    who = describe_targets(recorder)
+    if stats.requested:
+        lost = ", ".join(f"{reason.value} {count}" for reason, count in stats.lost.items())
+        return NoSamples(f"no samples of {who}: all of {stats.requested} were lost ({lost})")
+    if recorder.end is End.TARGET_ENDED:
+        return NoSamples(f"no samples of {who}: it ended before the first one was due")
+    if stats.idle:
+        pids = " ".join(f"--pid {pid}" for pid in recorder.infos)
+        return NoSamples(
+            f"no samples of {who}: it slept all the time ({stats.idle} looks)",
+            hint=f"jsspy record --idle {pids}    samples sleeping threads, too",
+        )
+    return NoSamples(f"no samples of {who}: none was due yet when the recording ended")

@@ -1,0 +1,216 @@
+"""Which processes are meant: `--pid`, `--name`, or the only one there is."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from jsspy.errors import (
+    JsspyError,
+    MalformedData,
+    PermissionDenied,
+    ProcessNotFound,
+    TargetError,
+    UnsupportedTarget,
+)
+from jsspy.target.elf import ElfFile
+from jsspy.target.process import Target
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_V8_SYMBOL = re.compile(rb"v8dbg_FirstNonstringType")
+"""As in `jsspy.target.process`, for processes that we may not open."""
+
+_SHOWN_CANDIDATES = 10
+_SHOWN_COMMAND = 60
+
+
+class NodeProcess(NamedTuple):
+    """A process of this machine that has V8 in it."""
+
+    pid: int
+    uid: int
+    command: str
+    exe: str
+    """A path at which its executable can be read; "" if it cannot."""
+    denied: PermissionDenied | UnsupportedTarget | None
+    """Why it cannot be profiled by us; None if it can."""
+
+
+def pattern(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> re.Pattern[str] | None:
+    """Compile a regular expression of the command line."""
+    del ctx, param
+    if value is None:
+        return None
+    try:
+        return re.compile(value)
+    except re.error as err:
+        raise click.BadParameter(f"'{value}' is no regular expression: {err}") from err
+
+
+def targeting_options(function: _Function) -> _Function:
+    """Add --pid and --name."""
+    by_pid = click.option(
+        "-p",
+        "--pid",
+        "pids",
+        type=click.IntRange(min=1),
+        multiple=True,
+        metavar="PID",
+        help="Process to look at. May be repeated.",
+    )
+    by_name = click.option(
+        "--name",
+        callback=pattern,
+        metavar="PATTERN",
+        help="Every node process whose command line this regular expression is found in.",
+    )
+    return by_pid(by_name(function))
+
+
+def open_targets(pids: tuple[int, ...], name: re.Pattern[str] | None, verb: str) -> list[Target]:
+    """Open what the options ask for; with none of them, this user's only node process.
+
+    Args:
+        pids: From --pid.
+        name: From --name.
+        verb: For the commands that errors propose.
+
+    Raises:
+        ProcessNotFound: There is nothing that matches.
+        TargetError: There is more than one candidate, and no option says which.
+        PermissionDenied: It may not be looked at.
+        UnsupportedTarget: Not for this architecture.
+    """
+    chosen = list(dict.fromkeys(pids))
+    if name is not None:
+        matches = [process for process in iter_node_processes() if name.search(process.command)]
+        if not matches and not chosen:
+            raise ProcessNotFound(
+                f"no node process has a command line that matches '{name.pattern}'",
+                hint="jsspy list    shows the node processes of this machine",
+            )
+        chosen += [process.pid for process in matches if process.pid not in chosen]
+    if not chosen:
+        chosen = [_find_only_one(verb).pid]
+    targets: list[Target] = []
+    try:
+        for pid in chosen:
+            targets.append(Target.open(pid))  # noqa: PERF401 - those before it are to be closed
+    except BaseException:
+        for target in targets:
+            target.close()
+        raise
+    return targets
+
+
+def _find_only_one(verb: str) -> NodeProcess:
+    everyone = list(iter_node_processes())
+    mine = [process for process in everyone if process.uid == os.geteuid()]
+    if len(mine) == 1:
+        return mine[0]
+    if not everyone:
+        raise ProcessNotFound(
+            "no node process is running",
+            hint=f"jsspy {verb} -- node server.js    starts one" if verb == "record" else None,
+        )
+    shown = mine or everyone
+    whose = "are yours" if mine else "run, none of them is yours"
+    lines = [f"{len(shown)} node processes {whose}; say which one:"]
+    if len(shown) == 1:
+        lines = ["the only node process is not yours; name it if you mean it:"]
+    lines += [
+        f"  {process.pid:>7}  {shorten(process.command)}" for process in shown[:_SHOWN_CANDIDATES]
+    ]
+    if len(shown) > _SHOWN_CANDIDATES:
+        lines.append(f"  and {len(shown) - _SHOWN_CANDIDATES} more (jsspy list)")
+    raise TargetError("\n".join(lines), hint=f"jsspy {verb} --pid {shown[0].pid}")
+
+
+def shorten(command: str) -> str:
+    """Cut a command line to what fits beside other things."""
+    if len(command) <= _SHOWN_COMMAND:
+        return command
+    return command[: _SHOWN_COMMAND - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def iter_node_processes() -> Iterator[NodeProcess]:
+    """Yield the processes of this machine that have V8 in them, by pid.
+
+    Of those that we may not open, only the executable is looked at, if that much is allowed;
+    else its name has to do, and `denied` says so.
+    """
+    verdicts: dict[tuple[int, int], bool] = {}
+    own = os.getpid()
+    for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
+        if pid != own:
+            process = _look_at(pid, verdicts)
+            if process is not None:
+                yield process
+
+
+def _look_at(pid: int, verdicts: dict[tuple[int, int], bool]) -> NodeProcess | None:
+    """Return a process if it is node. `verdicts` keeps what is known of executables."""
+    exe = f"/proc/{pid}/exe"
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - once per process of the machine
+        command = _read_command(pid)
+        if not command:
+            return None  # a kernel thread
+    except OSError:
+        return None
+    try:
+        status = os.stat(exe)  # noqa: PTH116
+    except PermissionError:
+        if not re.match(r"(?:\S*/)?node(?:js)?(?:\s|$)", command):
+            return None
+        exe, status = "", None
+    except OSError:
+        return None
+    key = None if status is None else (status.st_dev, status.st_ino)
+    if key is not None and verdicts.get(key) is False:
+        return None
+    try:
+        target = Target.open(pid)
+    except (PermissionDenied, UnsupportedTarget) as err:
+        if key is not None and key not in verdicts:
+            verdicts[key] = _has_v8(exe)
+        if key is None or verdicts[key]:
+            return NodeProcess(pid, uid, command, exe, err)
+        return None
+    except JsspyError:
+        return None
+    try:
+        found = target.find_v8() is not None
+    except JsspyError:
+        return None
+    finally:
+        target.close()
+    if key is not None:
+        verdicts[key] = found
+    return NodeProcess(pid, uid, command, exe, None) if found else None
+
+
+def _has_v8(path: str) -> bool:
+    try:
+        elf = ElfFile.load(path)
+    except (OSError, MalformedData, UnsupportedTarget):
+        return False
+    try:
+        return bool(elf.find_symbols(_V8_SYMBOL))
+    except MalformedData:
+        return False
+    finally:
+        elf.close()
+
+
+def _read_command(pid: int) -> str:
+    data = Path(f"/proc/{pid}/cmdline").read_bytes()[: 1 << 16]
+    return data.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")

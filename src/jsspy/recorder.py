@@ -1,0 +1,449 @@
+"""From engine to profile: the only wiring of the stages.
+
+A `Recorder` owns no policy of the command line: it neither prints nor handles signals. Whoever
+uses it iterates over `run()`, which yields a `Status` a few times a second at least, and says when
+to stop:
+
+    with Recorder(PtraceEngine(rate_hz=99), period_ns=10_101_010) as recorder:
+        recorder.add(Target.open(pid))
+        for status in recorder.run(duration_ns=10**10):
+            ...
+    recorder.profile
+
+Processes come and go while it runs: a target that calls exec gets a fresh start, children are
+picked up where asked for, threads and isolates are looked for again every quarter of a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from jsspy import __version__
+from jsspy.engines.base import Engine
+from jsspy.errors import (
+    FaultError,
+    MalformedData,
+    NotNode,
+    PermissionDenied,
+    ProcessExited,
+    ProcessNotFound,
+    UnknownV8,
+    UnsupportedTarget,
+)
+from jsspy.model.capture import CapturePlan, ThreadPlan
+from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
+from jsspy.model.sample import LossReason, RawSample
+from jsspy.model.units import Address, Pid, Tid
+from jsspy.resolve import Resolver
+from jsspy.target.node import find_node_version
+from jsspy.target.process import Target
+from jsspy.v8.isolates import find_threads
+from jsspy.v8.layout import Layout
+from jsspy.v8.metadata import load_layout
+from jsspy.v8.plan import make_plan
+
+REFRESH_NS = 250_000_000
+"""How often threads, isolates and children are looked for."""
+
+SETTLE_NS = 2_000_000_000
+"""How long after a change of the task list isolates are still expected to appear."""
+
+STARTING_POLL_S = 0.005
+"""How often a process that has no isolate yet is looked at while nothing else is sampled."""
+
+
+class End(Enum):
+    """Why a recording ended. Values are the words used in summaries."""
+
+    DURATION = "duration"
+    STOPPED = "stopped"
+    TARGET_ENDED = "target-ended"
+
+
+class Status(NamedTuple):
+    """How a recording stands."""
+
+    elapsed_ns: int
+    samples: int
+    """Stacks, truncated ones included."""
+    truncated: int
+    lost: int
+    idle: int
+    processes: int
+    threads: int
+    """Threads that are sampled; 0 until the first isolate is found."""
+
+
+class TargetInfo(NamedTuple):
+    """What is known of a process that was recorded."""
+
+    pid: Pid
+    command: str
+    node_version: str | None
+    v8_version: str | None
+    """None if its V8 is not known."""
+
+
+class _Session:
+    """One process as it has been since its last exec."""
+
+    def __init__(self, target: Target, *, strict: bool) -> None:
+        """Look for V8 in `target`.
+
+        Raises:
+            UnknownV8: `strict`, and its V8 is not known.
+            ProcessExited: It ended.
+        """
+        self.target = target
+        self.image = _read_image(target.pid)
+        self.node_version: str | None = None
+        self.layout: Layout | None = None
+        self.plan: CapturePlan | None = None
+        self.note: str | None = None
+        self.threads: list[ThreadPlan] = []
+        self._tasks: list[Tid] = []
+        self._settled_ns = 0
+        self.v8 = target.find_v8()
+        if self.v8 is not None:
+            self.node_version = find_node_version(self.v8.elf)
+            try:
+                self.layout = load_layout(self.v8.elf)
+                self.plan = make_plan(self.layout)
+            except UnknownV8 as err:
+                if strict:
+                    raise
+                self.note = f"{err.message}: native frames only, JavaScript is (unknown)"
+        self.resolver = Resolver(target, self.v8, self.layout)
+
+    @property
+    def info(self) -> TargetInfo:
+        return TargetInfo(
+            self.target.pid,
+            " ".join(self.target.command),
+            self.node_version,
+            self.layout.version_text() if self.layout is not None else None,
+        )
+
+    def refresh_threads(self, now_ns: int) -> bool:
+        """Look for threads that own an isolate; say whether they are other ones than before."""
+        tasks = self.target.threads()
+        if tasks != self._tasks:
+            self._tasks = tasks
+            self._settled_ns = now_ns + SETTLE_NS
+        elif self.threads and now_ns > self._settled_ns:
+            return False
+        before = self.threads
+        if self.v8 is not None and self.layout is not None:
+            self.threads = find_threads(self.target, self.v8, self.layout)
+        elif self.v8 is not None:
+            self.threads = self._main_thread()
+        return self.threads != before
+
+    def _main_thread(self) -> list[ThreadPlan]:
+        """Return the one thread of which it is certain that it is not V8's or libuv's helper."""
+        for mapping in self.target.address_space(refresh=True).mappings:
+            if mapping.path == "[stack]":
+                return [ThreadPlan(Tid(self.target.pid), Address(0), mapping.end)]
+        return []
+
+
+class Recorder:
+    """Samples one or more targets with one engine into one profile."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        period_ns: int,
+        value_type: ValueType = ValueType.CPU,
+        strict: bool = False,
+        follow_children: bool = False,
+    ) -> None:
+        """Wire an engine to a profile.
+
+        Args:
+            engine: Not entered yet.
+            period_ns: What the engine was told; it goes into the profile.
+            value_type: What the weights measure: CPU if the engine leaves sleepers out.
+            strict: Raise where a V8 is not known, instead of degrading to native frames.
+            follow_children: Pick up the targets' child processes that are node, at any depth.
+        """
+        self.engine = engine
+        self.profile = Profile(
+            ProfileMeta(
+                value_type=value_type,
+                period_ns=period_ns,
+                engine=engine.name,
+                jsspy_version=__version__,
+            )
+        )
+        self.end: End | None = None
+        self.infos: dict[Pid, TargetInfo] = {}
+        """Every node process that was sampled, in the order in which they were found."""
+        self._strict = strict
+        self._follow_children = follow_children
+        self._sessions: dict[Pid, _Session] = {}
+        self._strangers: dict[Pid, bytes] = {}
+        """Children that are not node, or not readable, and the image in which they were not."""
+        self._past: list[Resolver] = []
+        self._unresolved = 0
+        self._thread_index: dict[tuple[Pid, Tid], int] = {}
+        self._cpu_start_ns = time.process_time_ns()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the targets. The profile stays."""
+        for session in self._sessions.values():
+            session.target.close()
+        self._sessions.clear()
+
+    def add(self, target: Target, *, starting: bool = False) -> None:
+        """Add a target, which is the recorder's from here on.
+
+        Args:
+            target: The process.
+            starting: It was started a moment ago: it may exec a few times before it is node.
+
+        Raises:
+            NotNode: There is no V8 in it, and it is not `starting`.
+            UnknownV8: The recorder is strict, and its V8 is not known.
+            ProcessExited: It ended.
+        """
+        session = _Session(target, strict=self._strict)
+        if session.v8 is None and not starting:
+            command = " ".join(target.command)
+            target.close()
+            raise NotNode(
+                f"process {target.pid} ({command}) is not Node.js: it has no V8 in it",
+                hint="jsspy list    shows the node processes of this machine",
+            )
+        self._sessions[target.pid] = session
+
+    def run(
+        self, duration_ns: int | None = None, should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Status]:
+        """Sample until the duration is over, `should_stop()`, or no target is left.
+
+        Yields:
+            How it stands, at least 4 times a second. Between two of them `profile` is whole and
+            `update_stats` may be called.
+
+        The clock starts with the first isolate, and at once where there is one already.
+        """
+        meta = self.profile.meta
+        longest = 1 << 62 if duration_ns is None else duration_ns
+        give_up = time.monotonic_ns() + longest
+        with self.engine:
+            while self.end is None:
+                self._refresh()
+                if should_stop():
+                    self.end = End.STOPPED
+                elif not self._sessions:
+                    self.end = End.TARGET_ENDED
+                elif not any(session.threads for session in self._sessions.values()):
+                    if not meta.start_ns and time.monotonic_ns() >= give_up:
+                        self.end = End.DURATION
+                    yield self._status()
+                    time.sleep(STARTING_POLL_S)
+                else:
+                    if not meta.start_ns:
+                        meta.start_ns = time.monotonic_ns()
+                        meta.start_time_unix_ns = time.time_ns()
+                    yield from self._sample(meta.start_ns + longest, should_stop)
+            meta.duration_ns = time.monotonic_ns() - meta.start_ns if meta.start_ns else 0
+        self.update_stats()
+
+    def _sample(self, deadline_ns: int, should_stop: Callable[[], bool]) -> Iterator[Status]:
+        """Take what the engine yields, until the end or until the engine has no target left."""
+        next_refresh = time.monotonic_ns() + REFRESH_NS
+        for batch in self.engine.samples():
+            for raw in batch:
+                self._take(raw)
+            now = time.monotonic_ns()
+            if now >= next_refresh:
+                self._refresh()
+                next_refresh = now + REFRESH_NS
+            yield self._status()
+            if should_stop():
+                self.end = End.STOPPED
+            elif now >= deadline_ns:
+                self.end = End.DURATION
+            if self.end is not None or not self._sessions:
+                return
+
+    def _take(self, raw: RawSample) -> None:
+        """Resolve one capture and add it to the profile."""
+        session = self._sessions.get(raw.pid)
+        if session is None:
+            self._unresolved += 1
+            return
+        result = session.resolver.resolve(raw)
+        if isinstance(result, LossReason):
+            self._unresolved += 1
+            return
+        key = (raw.pid, raw.tid)
+        index = self._thread_index.get(key)
+        if index is None:
+            index = self._thread_index[key] = self._add_thread(session, raw)
+        self.profile.add(result, index)
+
+    def _add_thread(self, session: _Session, raw: RawSample) -> int:
+        target = session.target
+        isolate = next((plan.isolate for plan in session.threads if plan.tid == raw.tid), 0)
+        name = target.thread_name(raw.tid)
+        if raw.tid != raw.pid and name == target.thread_name(Tid(raw.pid)):
+            # Before Node 24 a worker inherits the main thread's name.
+            name = "worker"
+        return self.profile.intern_thread(ThreadInfo(raw.pid, raw.tid, name, target.name, isolate))
+
+    def _refresh(self) -> None:
+        """See who exited, who called exec, who has new threads, who was born."""
+        now = time.monotonic_ns()
+        for pid in list(self._sessions):
+            try:
+                self._refresh_one(pid, now)
+            except (ProcessExited, ProcessNotFound):
+                self._drop(pid)
+            except (FaultError, MalformedData):
+                continue  # caught in the middle of a change: the next look sees it whole
+        if self._follow_children:
+            self._adopt()
+
+    def _refresh_one(self, pid: Pid, now_ns: int) -> None:
+        session = self._sessions[pid]
+        image = _read_image(pid)
+        if not image:
+            self._drop(pid)
+            return
+        if image != session.image:
+            session = self._restart(pid)
+        if session.refresh_threads(now_ns):
+            self.engine.set_target(session.target, session.plan, session.threads)
+            self._introduce(session)
+
+    def _restart(self, pid: Pid) -> _Session:
+        """Begin again with a process that called exec."""
+        old = self._sessions[pid]
+        self._past.append(old.resolver)
+        if old.threads:
+            self.engine.remove_target(pid)
+        old.target.close()
+        del self._sessions[pid]
+        session = self._sessions[pid] = _Session(Target.open(pid), strict=self._strict)
+        return session
+
+    def _drop(self, pid: Pid) -> None:
+        """Forget a process that ended."""
+        session = self._sessions.pop(pid, None)
+        if session is not None:
+            self._past.append(session.resolver)
+            self.engine.remove_target(pid)
+            session.target.close()
+
+    def _introduce(self, session: _Session) -> None:
+        """Write down whom we sample, once."""
+        info = session.info
+        if self.infos.get(info.pid) == info:
+            return
+        self.infos[info.pid] = info
+        meta = self.profile.meta
+        if not meta.command:
+            meta.command = info.command
+            meta.node_version = info.node_version or ""
+            meta.v8_version = info.v8_version or ""
+        if session.note is not None:
+            meta.notes.append(f"process {info.pid}: {session.note}")
+
+    def _adopt(self) -> None:
+        """Pick up child processes that are node."""
+        seen = set(self._sessions)
+        queue = list(self._sessions)
+        while queue:
+            for child in _read_children(queue.pop()):
+                if child in seen:
+                    continue
+                seen.add(child)
+                queue.append(child)
+                image = _read_image(child)
+                if not image or self._strangers.get(child) == image:
+                    continue
+                self._strangers[child] = image
+                try:
+                    self.add(Target.open(child))
+                except (NotNode, ProcessExited, ProcessNotFound):
+                    continue
+                except (PermissionDenied, UnsupportedTarget) as err:
+                    if self._strict:
+                        raise
+                    self.profile.meta.notes.append(f"child {child} is left out: {err.message}")
+
+    def _status(self) -> Status:
+        sampling = self.engine.stats
+        start = self.profile.meta.start_ns
+        return Status(
+            elapsed_ns=time.monotonic_ns() - start if start else 0,
+            samples=len(self.profile),
+            truncated=len(self.profile.truncated),
+            lost=sum(sampling.lost.values()) + self._unresolved,
+            idle=sampling.idle,
+            processes=len(self._sessions),
+            threads=sum(len(session.threads) for session in self._sessions.values()),
+        )
+
+    def update_stats(self) -> None:
+        """Bring `profile.stats` up to date."""
+        stats, sampling = self.profile.stats, self.engine.stats
+        stats.requested = sampling.requested
+        stats.idle = sampling.idle
+        stats.lost = dict(sampling.lost)
+        if self._unresolved:
+            stats.lost[LossReason.UNRESOLVED] = (
+                stats.lost.get(LossReason.UNRESOLVED, 0) + self._unresolved
+            )
+        stats.truncated = {}
+        for reason in self.profile.truncated.values():
+            stats.truncated[reason] = stats.truncated.get(reason, 0) + 1
+        resolvers = [*self._past, *(session.resolver for session in self._sessions.values())]
+        stats.js_frames = sum(resolver.js_frames for resolver in resolvers)
+        stats.js_frames_named = sum(resolver.js_frames_named for resolver in resolvers)
+        stats.pauses = self.engine.pauses()
+        stats.profiler_cpu_ns = time.process_time_ns() - self._cpu_start_ns
+
+
+def _read_image(pid: int) -> bytes:
+    """Return bytes that differ after each exec; b"" once the process is gone.
+
+    The auxiliary vector names the addresses of the vdso, of 16 random bytes and of the program's
+    name on the stack, all of which the kernel draws anew for each program.
+    Source: fs/binfmt_elf.c, create_elf_tables, at v6.12.
+    """
+    try:
+        return Path(f"/proc/{pid}/auxv").read_bytes()
+    except OSError:
+        return b""
+
+
+def _read_children(pid: int) -> list[Pid]:
+    """Return the child processes of all threads of a process; none if it is gone."""
+    children: list[Pid] = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children += [Pid(int(word)) for word in (task / "children").read_bytes().split()]
+    except OSError:
+        return children
+    return children
