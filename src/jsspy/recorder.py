@@ -42,7 +42,7 @@ from jsspy.model.units import Address, Pid, Tid
 from jsspy.resolve import Resolver
 from jsspy.target.node import find_node_version
 from jsspy.target.process import Target
-from jsspy.v8.isolates import find_threads
+from jsspy.v8.isolates import ThreadFinder
 from jsspy.v8.layout import Layout
 from jsspy.v8.metadata import load_layout
 from jsspy.v8.plan import make_plan
@@ -106,6 +106,7 @@ class _Session:
         self.plan: CapturePlan | None = None
         self.note: str | None = None
         self.threads: list[ThreadPlan] = []
+        self._finder: ThreadFinder | None = None
         self._tasks: list[Tid] = []
         self._settled_ns = 0
         self.v8 = target.find_v8()
@@ -114,6 +115,7 @@ class _Session:
             try:
                 self.layout = load_layout(self.v8.elf)
                 self.plan = make_plan(self.layout)
+                self._finder = ThreadFinder(target, self.v8, self.layout)
             except UnknownV8 as err:
                 if strict:
                     raise
@@ -138,8 +140,8 @@ class _Session:
         elif self.threads and now_ns > self._settled_ns:
             return False
         before = self.threads
-        if self.v8 is not None and self.layout is not None:
-            self.threads = find_threads(self.target, self.v8, self.layout)
+        if self._finder is not None:
+            self.threads = self._finder.find()
         elif self.v8 is not None:
             self.threads = self._main_thread()
         return self.threads != before
@@ -292,7 +294,10 @@ class Recorder:
         if session is None:
             self._unresolved += 1
             return
-        result = session.resolver.resolve(raw)
+        try:
+            result = session.resolver.resolve(raw)
+        except ProcessExited:
+            result = LossReason.UNRESOLVED
         if isinstance(result, LossReason):
             self._unresolved += 1
             return

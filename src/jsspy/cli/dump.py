@@ -42,7 +42,7 @@ def dump_command(
     is stopped for a fraction of a millisecond; one that sleeps is not stopped.
     """
     targets = open_targets(pids, name, "dump")
-    engine = PtraceEngine(rate_hz=_RATE_HZ, include_sleeping=True)
+    engine = PtraceEngine(rate_hz=_RATE_HZ, idle=True)
     with Recorder(
         engine,
         period_ns=1_000_000_000 // _RATE_HZ,

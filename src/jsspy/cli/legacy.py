@@ -6,7 +6,6 @@ scripts that rely on a mistyped number being refused still can.
 
 from __future__ import annotations
 
-import time
 
 import click
 
@@ -39,7 +38,7 @@ def legacy_command(pid: int, kind: str, seconds: int, force: bool) -> int:
     # Found out before anything is said or stopped.
     exporter = open_destination("-")
     exporter.check()
-    engine = PtraceEngine(rate_hz=RATE_HZ, include_sleeping=True)
+    engine = PtraceEngine(rate_hz=RATE_HZ, idle=True)
     with Recorder(engine, period_ns=1_000_000_000 // RATE_HZ) as recorder:
         recorder.add(Target.open(pid))
         output.note(f"Sampling {pid} for {seconds}s, outputting {kind}.\n")

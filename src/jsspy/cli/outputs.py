@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from jsspy.formats import FORMATS
+from jsspy.formats import FORMATS, find_format
 from jsspy.formats.base import Format
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -61,16 +61,14 @@ def choose_format(form: str | None, destination: str | None) -> Format:
         return FORMATS[DEFAULT_FORMAT]
     if destination == "-" or destination.startswith(("/dev/", "/proc/self/fd/")):
         return FORMATS[DEFAULT_STREAM_FORMAT]
-    matches = [one for one in FORMATS.values() if destination.endswith(one.suffix)]
-    if not matches:
-        suffixes = sorted({one.suffix for one in FORMATS.values()})
+    found = find_format(destination)
+    if found is None:
+        suffixes = " ".join(sorted({one.suffix for one in FORMATS.values()}))
         raise click.UsageError(
-            f"which format is '{destination}' to have? Name it with --format, or end the name in "
-            f"one of {' '.join(suffixes)}"
+            f"which format is '{destination}' to have? Name it with --format, or end the file's "
+            f"name in one of {suffixes}"
         )
-    # The longest one that fits; of several with the same suffix the first of the table.
-    longest = max(len(one.suffix) for one in matches)
-    return next(one for one in matches if len(one.suffix) == longest)
+    return found
 
 
 def default_file_name(name: str, pid: int, unix_s: float, suffix: str) -> str:

@@ -131,7 +131,7 @@ def record_command(
     chosen = choose_format(form, destination)
     with _targets(pids, name, command, destination, chosen) as (targets, started, exporter):
         exporter.check()
-        engine = PtraceEngine(rate_hz=rate_hz, include_sleeping=idle)
+        engine = PtraceEngine(rate_hz=rate_hz, idle=idle)
         with Recorder(
             engine,
             period_ns=1_000_000_000 // rate_hz,

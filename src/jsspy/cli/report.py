@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
 from jsspy.cli import output
 from jsspy.cli.outputs import choose_format, output_options
-from jsspy.errors import JsspyError
 from jsspy.exporters.file import FileExporter, open_destination
-from jsspy.formats import FORMATS, READERS, load_profile
+from jsspy.formats import load_profile, read_profile
 
 
 @click.command("report")
@@ -32,7 +29,10 @@ def report_command(recording: str, destination: str | None, form: str | None) ->
         destination = f"{stem or 'report'}{chosen.suffix}"
     exporter = open_destination(destination)
     exporter.check()
-    profile = _read(recording)
+    if recording == "-":
+        profile = read_profile(sys.stdin.buffer, "standard input")
+    else:
+        profile = load_profile(recording)
     exporter.export(profile, chosen)
     if isinstance(exporter, FileExporter):
         output.note(f"Wrote {destination} ({chosen.name}): {len(profile)} samples")
