@@ -99,7 +99,7 @@ class ThreadPlan(NamedTuple):
     tid: Tid
     isolate: Address
     stack_end: Address
-    """One past the highest address of the thread's stack mapping."""
+    """One past the highest address of the thread's stack."""
 
 
 class StackSnapshot(NamedTuple):

@@ -22,7 +22,7 @@ from jsspy.errors import (
     UnsupportedTarget,
 )
 from jsspy.linux import caps
-from jsspy.linux.procfs import ProcessFiles
+from jsspy.linux.procfs import ProcessFiles, decode_status
 from jsspy.model.units import Pid, Tid
 from jsspy.target.elf import ElfFile
 from jsspy.target.maps import AddressSpace, Mapping, decode_maps
@@ -109,6 +109,16 @@ class Target:
         except ProcessExited:
             return ""
         return data.removesuffix(b"\n").decode("utf-8", "replace")
+
+    def namespace_tid(self, tid: Tid) -> int:
+        """Return the id that a thread itself sees (gettid); 0 if it is gone."""
+        if self.ns_pid == self.pid:
+            return tid
+        try:
+            ids = decode_status(self._files.read(f"task/{tid}/status")).namespace_pids
+        except ProcessExited:
+            return 0
+        return ids[-1] if ids else tid
 
     def is_alive(self) -> bool:
         """Whether the program that was opened still runs: not after exit or exec."""
