@@ -64,6 +64,12 @@ _ISOLATE_WORDS = 1024
 
 _MAPS_IN_ISOLATE = 4
 
+_GUARD_SIZE = 0x200
+"""Bytes from the words of fast C calls on (or from the start) within which the stack limits are."""
+
+_MAIN_STACK_SIZE = 64 << 20
+"""How far below its end the main stack's limit may be; the mapping grows towards it."""
+
 
 class _Library(NamedTuple):
     """Where a C library keeps things in its thread descriptor."""
@@ -114,16 +120,22 @@ class ThreadFinder:
         self._forget(tids)
         if any(tid not in self._descriptors and tid not in self._without for tid in tids):
             self._find_descriptors(tids)
-        plans = []
+        claims: dict[int, list[tuple[Tid, int]]] = {}
         for tid in tids:
             descriptor = self._descriptors.get(tid)
-            if descriptor is None:
-                continue
-            isolate = self._find_isolate(descriptor)
-            if isolate:
-                end = self._stack_end(tid, descriptor)
-                plans.append(ThreadPlan(tid, Address(isolate), Address(end)))
-        return plans
+            isolate = 0 if descriptor is None else self._find_isolate(descriptor)
+            if descriptor is not None and isolate:
+                claims.setdefault(isolate, []).append((tid, descriptor))
+        plans = []
+        for isolate, claimants in claims.items():
+            tid, descriptor = claimants[0]
+            if len(claimants) > 1:
+                # V8's helper threads enter an isolate for a while, to collect its garbage.
+                owners = (one for one in claimants if self._is_owner(isolate, *one))
+                tid, descriptor = next(owners, claimants[0])
+            end = self._stack_end(tid, descriptor)
+            plans.append(ThreadPlan(tid, Address(isolate), Address(end)))
+        return sorted(plans)
 
     def _forget(self, tids: list[Tid]) -> None:
         """Drop threads that ended, also where another took their descriptor."""
@@ -196,6 +208,21 @@ class ThreadFinder:
             if key < _INLINE_KEYS:
                 self._key = key
         return self._key
+
+    def _is_owner(self, isolate: int, tid: Tid, descriptor: int) -> bool:
+        """Say whether an isolate has its stack limit, a word near its start, in this stack."""
+        space = self._target.address_space()
+        end = self._stack_end(tid, descriptor)
+        stack = space.find(end - 1)
+        size = (self._layout.isolate.fast_c_call_caller_fp or 0) + _GUARD_SIZE
+        if stack is None:
+            return False
+        start = end - _MAIN_STACK_SIZE if stack.path == "[stack]" else stack.start
+        try:
+            data = self._target.memory.read(Address(isolate), size // 8 * 8)
+        except FaultError:
+            return False
+        return any(start <= word < end for (word,) in struct.iter_unpack("<Q", data))
 
     def _stack_end(self, tid: Tid, descriptor: int) -> int:
         """Return where the stack ends: at the descriptor, or at the end of the main stack."""
