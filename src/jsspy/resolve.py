@@ -1,0 +1,194 @@
+"""From a capture to a sample: unwind, name, put root first, count.
+
+This is the one place that turns a stack around: everything before it is leaf first, a `Stack` and
+all after it is root first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from jsspy.errors import FaultError
+from jsspy.model.capture import FrameChain, RawFrame, ResolvedChain, StackSnapshot
+from jsspy.model.sample import LossReason, RawSample, Sample, VmState
+from jsspy.model.stack import Frame, FrameKind, Stack, Truncation
+from jsspy.symbolize.base import UNKNOWN, Frames
+from jsspy.symbolize.js import JsSymbolizer
+from jsspy.symbolize.native import NativeSymbolizer
+from jsspy.target.process import Target, V8Binary
+from jsspy.unwind.base import CodeMap, Region
+from jsspy.unwind.hybrid import HybridUnwinder
+from jsspy.v8.layout import Layout
+from jsspy.v8.reader import V8Reader
+
+_VM_STATES = (
+    VmState.JS,
+    VmState.GC,
+    VmState.PARSER,
+    VmState.BYTECODE_COMPILER,
+    VmState.COMPILER,
+    VmState.OTHER,
+    VmState.EXTERNAL,
+    VmState.ATOMICS_WAIT,
+    VmState.IDLE,
+)
+"""By number. Source: StateTag in include/v8-unwinder.h, at 10.2.154."""
+
+_VM_STATES_BEFORE_8 = (*_VM_STATES[:7], VmState.IDLE)
+"""V8 7.8 has no Atomics.wait. Source: StateTag in include/v8.h, at 7.8.279."""
+
+_NO_EXTERNAL_STATE_SINCE = (12, 0)
+"""From here on the state stays JS while native callbacks run (observed in 12.4, 13.6, 14.6)."""
+
+
+class Resolver:
+    """Turns the captures of one target into samples.
+
+    Attributes:
+        js_frames: JavaScript frames seen so far, inlined ones included.
+        js_frames_named: Those whose function could be read.
+        truncated: Stacks that do not reach their thread's start, by reason.
+    """
+
+    def __init__(self, target: Target, v8: V8Binary | None, layout: Layout | None) -> None:
+        """Prepare to read a target.
+
+        Args:
+            target: The process.
+            v8: None if there is no V8 in it.
+            layout: None if its V8 is not known: its frames are "(unknown)".
+        """
+        self.truncated: dict[Truncation, int] = {}
+        self._code = CodeMap(target, v8, layout)
+        self._v8 = (
+            V8Reader(target.memory, v8, layout) if v8 is not None and layout is not None else None
+        )
+        self._unwinder = HybridUnwinder(target.memory, self._code, self._v8)
+        self._js = JsSymbolizer(self._v8, self._code) if self._v8 is not None else None
+        self._native = NativeSymbolizer(target)
+        self._unknown_frames = 0
+
+    @property
+    def js_frames(self) -> int:
+        """JavaScript frames seen so far, inlined ones included."""
+        return self._js.js_frames if self._js is not None else self._unknown_frames
+
+    @property
+    def js_frames_named(self) -> int:
+        """Those of `js_frames` whose function could be read."""
+        return self._js.js_frames_named if self._js is not None else 0
+
+    def resolve(self, raw: RawSample) -> Sample | LossReason:
+        """Name the stack of a capture.
+
+        Returns:
+            The sample, or why there is none.
+
+        Raises:
+            ProcessExited: The target ended meanwhile.
+        """
+        capture = raw.capture
+        truncation: Truncation | None = None
+        match capture:
+            case StackSnapshot():
+                if self._v8 is not None and capture.isolate:
+                    self._v8.codes.learn_isolate(capture.isolate)
+                stack, truncation = self._unwinder.unwind(capture)
+                followed, registers = capture.followed, capture.registers
+            case FrameChain():
+                if self._v8 is not None and capture.isolate:
+                    self._v8.codes.learn_isolate(capture.isolate)
+                stack = list(capture.frames)
+                followed, registers = {}, capture.registers
+            case ResolvedChain():
+                return self._sample(raw, list(capture.frames), None, VmState.UNKNOWN)
+            case _:
+                assert_never(capture)
+        named: Sequence[Frames | None]
+        if self._js is not None:
+            named = self._js.symbolize(stack, followed, registers)
+        else:
+            named = [None] * len(stack)
+        frames: list[Frame] = []
+        native = self._native.frame
+        for physical, expanded in zip(stack, named, strict=True):
+            if expanded is not None:
+                frames.extend(expanded)
+                continue
+            pc, is_return_address = physical[0], physical[1]
+            if physical.fp and self._js is None:
+                self._unknown_frames += 1
+                frames.append(UNKNOWN)
+                continue
+            frames.append(native(pc, is_return_address=is_return_address) or UNKNOWN)
+        if not frames:
+            return LossReason.UNRESOLVED
+        state = self._vm_state(capture, stack)
+        return self._sample(raw, frames, truncation, state)
+
+    def _sample(
+        self, raw: RawSample, frames: list[Frame], truncation: Truncation | None, state: VmState
+    ) -> Sample:
+        """Make a sample of frames that are leaf first."""
+        if truncation is not None:
+            self.truncated[truncation] = self.truncated.get(truncation, 0) + 1
+        if raw.kernel_chain:
+            kernel = [
+                Frame(f"{address:#x}", FrameKind.KERNEL, address=address)
+                for address in raw.kernel_chain
+            ]
+            frames = kernel + frames
+        frames.reverse()
+        return Sample(
+            raw.pid,
+            raw.tid,
+            raw.time_ns,
+            raw.weight_ns,
+            raw.state,
+            state,
+            Stack(tuple(frames), truncation),
+        )
+
+    def _vm_state(self, capture: StackSnapshot | FrameChain, stack: Sequence[RawFrame]) -> VmState:
+        """Return what V8 says that it is doing, corrected where V8 no longer says it."""
+        v8 = self._v8
+        if v8 is None:
+            return VmState.UNKNOWN
+        if isinstance(capture, FrameChain):
+            number = capture.vm_state
+        else:
+            if not capture.isolate_words or v8.layout.isolate.vm_state is None:
+                return VmState.UNKNOWN
+            number = v8.isolate_word(capture, v8.layout.isolate.vm_state, size=2)
+        states = _VM_STATES if v8.layout.v8_version >= (8, 0, 0, 0) else _VM_STATES_BEFORE_8
+        if not 0 <= number < len(states):
+            return VmState.UNKNOWN
+        state = states[number]
+        if state is VmState.JS and v8.layout.v8_version[:2] >= _NO_EXTERNAL_STATE_SINCE:
+            return self._external_or_js(v8, stack)
+        return state
+
+    def _external_or_js(self, v8: V8Reader, stack: Sequence[RawFrame]) -> VmState:
+        """Tell a native callback from JavaScript by the newest V8 frame."""
+        if not stack or self._code.find(stack[0].pc).region is not Region.NATIVE:
+            return VmState.JS
+        for frame in stack:
+            if frame.words:
+                kind = v8.decoder.types.get(frame.words[0])
+                is_callback = kind is not None and (
+                    kind.name == "ApiCallbackExit"
+                    or (kind.has_target and not self._is_builtin(v8, frame.words[4]))
+                )
+                return VmState.EXTERNAL if is_callback else VmState.JS
+        return VmState.JS
+
+    @staticmethod
+    def _is_builtin(v8: V8Reader, function: int) -> bool:
+        """Whether a JSFunction is one of V8's own, and not a callback of the embedder."""
+        try:
+            shared = v8.heap.read_field(function, v8.layout.objects.js_function_shared)
+        except FaultError:
+            return True
+        info = v8.functions.read_shared(shared)
+        return info is None or info.builtin

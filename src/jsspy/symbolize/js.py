@@ -1,0 +1,405 @@
+"""Name V8's frames: functions, files, lines, tiers, inlined functions.
+
+The pc decides what a frame is, in this order:
+
+1. A marker in the frame: V8's glue, WebAssembly, or the exit frame of a builtin in C++.
+2. pc in the embedded builtins: an interpreted function if the slots hold a BytecodeArray and a
+   Smi, else a builtin that is a JavaScript function.
+3. pc in generated code: the code object around it says the tier, and which functions were inlined.
+
+**What is trusted.** The words of the frame and the SharedFunctionInfo word of its JSFunction were
+copied while the thread could not move. All else is read later, from a running program, so each
+object is checked by type when it is read, and each cached answer is checked again once per stack,
+in one batch: an answer stands while every SharedFunctionInfo and code object that it came from has
+the same words. The answer is not checked against the clock: old code that is still in place is
+still right.
+
+A frame whose function does not check out is "(unknown)" and counted; where only the position does
+not check out, the function is named without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import NamedTuple
+
+from jsspy.errors import FaultError
+from jsspy.model.capture import RawFrame, Registers
+from jsspy.model.names import clean
+from jsspy.model.stack import Frame, FrameKind, Location, Tier
+from jsspy.model.units import Address
+from jsspy.symbolize.base import UNKNOWN, UNKNOWN_INLINED, Frames
+from jsspy.symbolize.builtins import builtin_frame, is_own_frame
+from jsspy.unwind.base import CodeArea, CodeMap, Region
+from jsspy.v8.code import CodeObject, InlinedPosition
+from jsspy.v8.frames import FrameWords
+from jsspy.v8.function import Script, SharedFunctionInfo
+from jsspy.v8.heap import is_smi, smi_value
+from jsspy.v8.layout import CodeKind
+from jsspy.v8.reader import V8Reader
+
+_MAX_CACHED = 1 << 17
+"""Answers kept: positions that a large program executes at, 0.5 KiB each."""
+
+_MAX_DISPATCH = 1 << 12
+_WORD = Struct("<Q").unpack_from
+_TIERS = {
+    CodeKind.BASELINE: Tier.BASELINE,
+    CodeKind.MAGLEV: Tier.MAGLEV,
+    CodeKind.TURBOFAN: Tier.OPTIMIZED,
+}
+_REGEXP: Frames = (Frame("irregexp", FrameKind.REGEXP),)
+_WASM: Frames = (Frame("wasm code", FrameKind.WASM),)
+_UNKNOWN: Frames = (UNKNOWN,)
+
+_Key = tuple[int, int, int]
+"""(pc, SharedFunctionInfo word, bytecode offset or whether pc is a return address)."""
+
+
+class _Answer(NamedTuple):
+    """What a frame was resolved to, and what must be unchanged for that to hold."""
+
+    frames: Frames
+    functions: tuple[SharedFunctionInfo, ...]
+    code: CodeObject | None
+    js_frames: int
+    named: int
+    is_kept: bool = True
+
+
+_NOT_FOUND = _Answer(_UNKNOWN, (), None, 1, 0, is_kept=False)
+
+
+class JsSymbolizer:
+    """Names the V8 frames of one target.
+
+    Attributes:
+        js_frames: JavaScript frames seen, inlined ones included.
+        js_frames_named: Those whose function could be read (anonymous functions are named "").
+    """
+
+    def __init__(self, v8: V8Reader, code: CodeMap) -> None:
+        self.js_frames = 0
+        self.js_frames_named = 0
+        self._v8 = v8
+        self._code = code
+        self._answers: dict[_Key, _Answer] = {}
+        self._labels: dict[int, Frames] = {}
+        self._vm_frames: dict[str, Frames] = {
+            kind.name: (Frame(kind.label, kind.kind),) for kind in v8.decoder.types.values()
+        }
+        self._dispatch: dict[tuple[int, int], int] = {}
+        self._shared_at = v8.layout.objects.js_function_shared
+
+    def symbolize(
+        self,
+        stack: Sequence[RawFrame],
+        followed: dict[int, bytes],
+        registers: Registers | None = None,
+    ) -> list[Frames | None]:
+        """Name the V8 frames of a stack.
+
+        Args:
+            stack: Physical frames, leaf first.
+            followed: JSFunctions that were copied with it, by tagged pointer.
+            registers: Of the thread, if pc was seen with them: they know the bytecode that is
+                executing, which its frame does not.
+
+        Returns:
+            What each frame expands to, innermost first; None for those of native code.
+        """
+        result: list[Frames | None] = []
+        pending: list[tuple[int, RawFrame, CodeArea, int, _Key | None]] = []
+        find, types, answers = self._code.find, self._v8.decoder.types, self._answers
+        shared_at = self._shared_at
+        if stack and registers is not None:
+            stack = self._with_live_offset(stack, registers)
+        functions: list[int] = []
+        pcs: list[int] = []
+        for raw in stack:
+            pc, is_return, fp, words = raw
+            area = find(pc)
+            region = area.region
+            if not words:
+                result.append(self._label(raw, area))
+                continue
+            kind = types.get(words[0])
+            if kind is not None and fp:
+                frames = self._vm_frames[kind.name]
+                if kind.has_target:
+                    frames += self._builtin_in_cpp(words[4])
+                result.append(frames)
+                continue
+            copied = followed.get(words[1])
+            shared: int = _WORD(copied, shared_at)[0] if copied is not None else 0
+            functions.append(shared)
+            key: _Key | None = None
+            if region is Region.GENERATED:
+                pcs.append(pc)
+                if fp:
+                    key = (pc, shared, is_return - 2)
+            elif region is Region.BUILTINS:
+                key = (0, shared, words[3])
+            answer = answers.get(key) if key is not None else None
+            if answer is not None and len(answer.functions) > 1:
+                functions += [function.address for function in answer.functions]
+            pending.append((len(result), raw, area, shared, key))
+            result.append(None)
+        self._v8.functions.validate_many(functions)
+        if pcs:
+            self._v8.codes.refresh(pcs)
+        for index, raw, area, shared, key in pending:
+            answer = answers.get(key) if key is not None else None
+            if answer is None or not self._holds(answer, raw[0], area):
+                answer = self._answer(raw, area, shared)
+                if len(answers) >= _MAX_CACHED:
+                    answers.clear()
+                if key is not None and answer.is_kept:
+                    answers[key] = answer
+            self.js_frames += answer.js_frames
+            self.js_frames_named += answer.named
+            result[index] = answer.frames
+        self._drop_own_label(result)
+        return result
+
+    def _holds(self, answer: _Answer, pc: int, area: CodeArea) -> bool:
+        """Whether all that an answer came from is as it was."""
+        read = self._v8.functions.read_shared
+        for function in answer.functions:
+            if read(function.address) is not function:
+                return False
+        return answer.code is None or answer.code is self._find_code(pc, area)
+
+    def _find_code(self, pc: int, area: CodeArea) -> CodeObject | None:
+        if area.mapping is None:
+            return None
+        return self._v8.codes.find_code(pc, area.mapping)
+
+    # Frames without words
+
+    def _label(self, raw: RawFrame, area: CodeArea) -> Frames | None:
+        """Name code that has no frame of V8's around it."""
+        if area.region is Region.BUILTINS:
+            address = raw.pc - area.bias - raw.is_return_address
+            known = self._labels.get(address)
+            if known is None:
+                if len(self._labels) >= _MAX_CACHED:
+                    self._labels.clear()
+                frame = builtin_frame(self._v8.builtins.find(address))
+                known = self._labels[address] = (frame,)
+            return known
+        return _UNKNOWN if area.region is Region.GENERATED else None
+
+    def _drop_own_label(self, result: list[Frames | None]) -> None:
+        """Remove the leaf's builtin where the next frame is the same builtin under its own name."""
+        if len(result) < 2 or not result[0] or not result[1]:
+            return
+        own = result[1][0]
+        if own.kind is FrameKind.BUILTIN and is_own_frame(result[0][0], own.name):
+            result[0] = ()
+
+    def _builtin_in_cpp(self, function: int) -> Frames:
+        """Return the frame of the function whose builtin exit frame this is; empty if not known.
+
+        Functions of builtins are as old as their context, so they are not copied with the sample.
+        """
+        try:
+            shared = self._v8.heap.read_field(function, self._shared_at) if function & 1 else 0
+        except FaultError:
+            return ()
+        info = self._v8.functions.read_shared(shared)
+        if info is None or info.script is not None or not info.name:
+            return ()
+        return (Frame(clean(info.name), FrameKind.BUILTIN),)
+
+    # Frames with words
+
+    def _answer(self, raw: RawFrame, area: CodeArea, shared: int) -> _Answer:
+        """Name a frame that has no marker."""
+        words = FrameWords(*raw.words)
+        info = self._v8.functions.read_shared(shared) if shared else None
+        if area.region is Region.GENERATED:
+            return self._generated(raw, words, area, info)
+        if info is None:
+            return _NOT_FOUND
+        if info.script is None:
+            return _Answer((self._builtin(raw, area, info),), (info,), None, 0, 0, is_kept=False)
+        if area.region is Region.BUILTINS and is_smi(words.bytecode_offset):
+            array = words.bytecode_array
+            types = self._v8.layout.types
+            if self._v8.heap.instance_type(array) != types.bytecode_array:
+                # Moved since: the function knows where to.
+                array = info.bytecode_array or 0
+            if array:
+                position = self._bytecode_position(array, words.bytecode_offset)
+                frame = _frame(info, position, Tier.INTERPRETED, inlined=False)
+                return _Answer((frame,), (info,), None, 1, 1, is_kept=position is not None)
+        return _Answer((_frame(info, None, None, inlined=False),), (info,), None, 1, 1)
+
+    def _bytecode_position(self, array: int, offset: int) -> int | None:
+        header = self._v8.layout.code.bytecode_data
+        if header is None:
+            return None
+        return self._v8.codes.bytecode_position(array, smi_value(offset) - (header - 1))
+
+    def _builtin(self, raw: RawFrame, area: CodeArea, info: SharedFunctionInfo) -> Frame:
+        """Return the frame of a JavaScript function that is part of V8."""
+        if info.name:
+            return Frame(clean(info.name), FrameKind.BUILTIN)
+        # Closures of V8's own, such as those that resume an async function.
+        address = raw.pc - area.bias - raw.is_return_address
+        builtin = self._v8.builtins.find(address) if area.region is Region.BUILTINS else None
+        name = builtin.name if builtin is not None else "builtin closure"
+        return Frame(f"[{name}]", FrameKind.VM_FRAME)
+
+    def _generated(
+        self, raw: RawFrame, words: FrameWords, area: CodeArea, info: SharedFunctionInfo | None
+    ) -> _Answer:
+        """Name a frame of generated code."""
+        code = self._find_code(raw.pc, area)
+        if code is None or code.kind is CodeKind.OTHER:
+            if info is None:
+                return _NOT_FOUND
+            return _Answer((_frame(info, None, None, inlined=False),), (info,), None, 1, 1)
+        if code.kind is CodeKind.REGEXP:
+            return _Answer(_REGEXP, (), code, 0, 0)
+        array = words.bytecode_array
+        if not raw.fp:
+            # There is no frame yet, or no longer: the function comes from a register.
+            array = (info.bytecode_array or 0) if info is not None else 0
+            if code.kind is CodeKind.BASELINE and array != code.deoptimization_data:
+                return _NOT_FOUND
+        elif info is None:
+            return _NOT_FOUND
+        places = self._v8.codes.positions(
+            code,
+            raw.pc,
+            is_return_address=raw.is_return_address,
+            bytecode_array=array,
+            shared=info.address if info is not None else 0,
+        )
+        return self._expand(code, places, info, framed=bool(raw.fp))
+
+    def _expand(
+        self,
+        code: CodeObject,
+        places: Sequence[InlinedPosition],
+        info: SharedFunctionInfo | None,
+        *,
+        framed: bool,
+    ) -> _Answer:
+        """Return the frames of a place in code, innermost first."""
+        tier = _TIERS[code.kind]
+        physical = places[-1].shared if places else 0
+        if framed and info is not None and physical not in (0, info.address):
+            other = self._v8.functions.read_shared(physical)
+            if other is None or (other.script, other.start) != (info.script, info.start):
+                # Other code than the frame was made by: the frame is right about its function.
+                frame = _frame(info, None, None, inlined=False)
+                return _Answer((frame,), (info,), code, 1, 1, is_kept=False)
+        frames: list[Frame] = []
+        functions: list[SharedFunctionInfo] = []
+        for place in places:
+            inlined = len(frames) < len(places) - 1
+            function = info
+            if inlined or info is None or not framed:
+                function = self._v8.functions.read_shared(place.shared)
+            if function is None:
+                frames.append(UNKNOWN_INLINED if inlined else UNKNOWN)
+                continue
+            functions.append(function)
+            if place.position is None and place.bytecode_offset == -1:
+                position: int | None = function.start
+            else:
+                position = place.position
+            frames.append(_frame(function, position, tier, inlined=inlined))
+        is_kept = len(functions) == len(frames) and all(
+            frame.location is not None and frame.location.line is not None for frame in frames
+        )
+        return _Answer(
+            tuple(frames), tuple(functions), code, len(frames), len(functions), is_kept=is_kept
+        )
+
+    # The newest frame
+
+    def _with_live_offset(
+        self, stack: Sequence[RawFrame], registers: Registers
+    ) -> Sequence[RawFrame]:
+        """Put the bytecode offset that is executing into the newest interpreted frame.
+
+        The interpreter keeps it in r9 and stores it only before calls, so a leaf inside a bytecode
+        handler has a stale slot: in 4 of 5 samples of a hot loop even the line was wrong. r9 is
+        believed if the dispatch table (r15) says that the bytecode at r9 is run by the very
+        handler that contains pc; late in a handler r9 may have been used for something else.
+        """
+        area = self._code.find(stack[0].pc)
+        if area.region is not Region.BUILTINS or stack[0].words or len(stack) < 2:
+            return stack
+        builtin = self._v8.builtins.find(stack[0].pc - area.bias)
+        if builtin is None or not builtin.is_handler:
+            return stack
+        # A handler may have pushed a frame of its own around a call.
+        index = 2 if self._is_stub(stack[1]) and len(stack) > 2 else 1
+        frame = stack[index]
+        layout = self._v8.layout.code
+        if not frame.words or layout.bytecode_data is None or layout.bytecode_length is None:
+            return stack
+        words = FrameWords(*frame.words)
+        array, r9 = words.bytecode_array, registers.r9
+        try:
+            length = smi_value(self._v8.heap.read_field(array, layout.bytecode_length))
+            header = layout.bytecode_data - 1
+            if not header <= r9 < header + length:
+                return stack
+            opcode = self._v8.heap.memory.read(Address(array + r9), 1)[0]
+            handler = self._handler_of(registers.r15, opcode)
+        except FaultError:
+            return stack
+        if handler != builtin.start + area.bias:
+            return stack
+        fixed = frame._replace(words=words._replace(bytecode_offset=r9 << 32))
+        return [*stack[:index], fixed, *stack[index + 1 :]]
+
+    def _is_stub(self, raw: RawFrame) -> bool:
+        kind = self._v8.decoder.types.get(raw.words[0]) if raw.words else None
+        return kind is not None and kind.name == "Stub"
+
+    def _handler_of(self, table: int, opcode: int) -> int:
+        """Return the address of the code that runs a bytecode.
+
+        Raises:
+            FaultError: `table` does not point at a dispatch table.
+        """
+        key = (table, opcode)
+        known = self._dispatch.get(key)
+        if known is None:
+            if len(self._dispatch) >= _MAX_DISPATCH:
+                self._dispatch.clear()
+            known = self._dispatch[key] = self._v8.heap.read_word(table + 8 * opcode)
+        return known
+
+
+def _frame(
+    info: SharedFunctionInfo, position: int | None, tier: Tier | None, *, inlined: bool
+) -> Frame:
+    """Return the frame of a function at a position of its script."""
+    script = info.script
+    return Frame(
+        name=clean(info.name),
+        kind=FrameKind.JS,
+        tier=tier,
+        location=_locate(script, position),
+        definition=_locate(script, info.start if info.start >= 0 else None),
+        inlined=inlined,
+        script_id=script.id if script is not None else 0,
+    )
+
+
+def _locate(script: Script | None, position: int | None) -> Location | None:
+    if script is None:
+        return None
+    place = script.line_column(position) if position is not None else None
+    if place is None:
+        return Location(clean(script.url))
+    return Location(clean(script.url), *place)

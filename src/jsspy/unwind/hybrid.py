@@ -1,0 +1,571 @@
+"""Unwind a copied stack: native code by its unwind tables, V8's code by frame pointers.
+
+A Node stack alternates between the two (leaf at the top):
+
+    native      memcpy < JsonParser < Builtin_JsonParse       .eh_frame rules
+    exit frame  ------------------------------------------    the isolate's c_entry_fp points here
+    V8          parse < load < main                           frame pointers
+    entry frame ------------------------------------------    holds the c_entry_fp before it
+    native      Execution::Call < node::Start < _start        .eh_frame rules again
+
+Each bridge is known twice: unwinding leads to it, and a word of the isolate (or, further up, of the
+entry frame) points to it. So where native code cannot be unwound - assembly without tables, a
+sleeping thread whose rbp nobody saved - the walk continues at the bridge, and no JavaScript frame
+is lost. c_entry_fp is used only from native code: V8 before 9 leaves the old value there while
+nested JavaScript runs.
+
+**The newest frame** is the one that may not be complete. If the pc is in V8's code, rbp is one of:
+the frame of the function that owns pc; its caller's frame (before `push rbp`, after `pop rbp`, and
+in the many builtins that never make a frame); or a frame whose slots have not been pushed. The
+first is only assumed when the others have been ruled out, by the instructions at pc and at the
+function's start, by rsp, and by comparing the frame's function with the code's. Where a frame is
+missing, the return address is on top of the stack: it is accepted if it follows a call.
+
+Every step must move towards the root; frames are capped by `MAX_FRAMES`, scans by the constants
+below.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from jsspy.errors import FaultError
+from jsspy.model.capture import RawFrame, StackSnapshot
+from jsspy.model.stack import Truncation
+from jsspy.model.units import Address, FileAddress, TaggedPtr
+from jsspy.target.elf import ElfFile
+from jsspy.target.memory import Memory
+from jsspy.unwind.base import MAX_FRAMES, CodeArea, CodeMap, Region
+from jsspy.unwind.cfi import (
+    R12,
+    R13,
+    R14,
+    R15,
+    RBP,
+    RBX,
+    RIP,
+    RSP,
+    VOLATILE_KNOWN,
+    CfiTable,
+    Step,
+    start_registers,
+)
+from jsspy.unwind.framepointer import StretchEnd, walk_frame_pointers
+from jsspy.v8.builtins import find_frame_push
+from jsspy.v8.code import CodeObject
+from jsspy.v8.frames import (
+    ENTRY_R12,
+    ENTRY_R13,
+    ENTRY_R14,
+    ENTRY_R15,
+    ENTRY_RBX,
+    FrameWords,
+)
+from jsspy.v8.layout import CodeKind
+from jsspy.v8.reader import V8Reader
+
+_FRAMELESS_SCAN_WORDS = 48
+"""How far above rsp the return address of a frameless builtin is searched: they spill little."""
+
+_LOST_RBP_SCAN_WORDS = 1 << 13
+"""How far a lost rbp is searched: uv__io_poll has 12 KiB of events on the stack."""
+
+_MAX_CALL_SIZE = 7
+"""Bytes of the longest call instruction without prefixes: ff /2 with SIB and disp32."""
+
+_HEAD_SIZE = 96
+"""Bytes of a function that are searched for `push rbp; mov rbp, rsp`."""
+
+_RETURNS = frozenset({0xC3, 0xC2})
+"""First bytes of `ret` and `ret imm16`."""
+
+_RETURN_REGISTERS = (10, 2, 1, 3, 11)
+"""r10, rcx, rdx, rbx, r11: hold the return address while V8's code drops arguments."""
+
+_FUNCTION_KINDS = frozenset({CodeKind.BASELINE, CodeKind.MAGLEV, CodeKind.TURBOFAN})
+
+_WORD = Struct("<Q").unpack_from
+_LINK = Struct("<2Q").unpack_from
+_RESTORED = (
+    (RBX, ENTRY_RBX),
+    (R12, ENTRY_R12),
+    (R13, ENTRY_R13),
+    (R14, ENTRY_R14),
+    (R15, ENTRY_R15),
+)
+_V8 = (Region.GENERATED, Region.BUILTINS)
+_FAILURES = {
+    Step.NO_RULE: Truncation.NO_UNWIND_INFO,
+    Step.UNREADABLE: Truncation.UNREADABLE,
+    Step.NO_PROGRESS: Truncation.BROKEN_CHAIN,
+}
+
+
+def follows_call(code: bytes) -> bool:
+    """Say whether `code` ends with a call instruction.
+
+    Args:
+        code: The 7 bytes before an address.
+
+    Source: Intel SDM volume 2, CALL: e8 rel32, and ff /2 in all its lengths.
+    """
+    if code[2] == 0xE8:
+        return True
+    for length in range(2, _MAX_CALL_SIZE + 1):
+        at = _MAX_CALL_SIZE - length
+        if code[at] != 0xFF or code[at + 1] >> 3 & 7 != 2:
+            continue
+        mode, base = code[at + 1] >> 6, code[at + 1] & 7
+        needed = 2
+        if mode != 3:
+            if base == 4:
+                needed += 1
+                if mode == 0 and length > 2 and code[at + 2] & 7 == 5:
+                    needed += 4
+            elif mode == 0 and base == 5:
+                needed += 4
+            needed += (0, 1, 4)[mode]
+        if needed == length:
+            return True
+    return False
+
+
+class HybridUnwinder:
+    """Unwinds the threads of one target. One instance per target: it caches by address."""
+
+    def __init__(self, memory: Memory, code: CodeMap, v8: V8Reader | None) -> None:
+        self.memory = memory
+        self.code = code
+        self.v8 = v8
+        self._tables: dict[str, CfiTable | None] = {}
+
+    def unwind(self, snapshot: StackSnapshot) -> tuple[list[RawFrame], Truncation | None]:
+        """Return the physical frames of a thread, leaf first.
+
+        Returns:
+            The frames, and why they do not reach the thread's start (None: they do).
+        """
+        return _Walk(self, snapshot).run()
+
+    def table(self, elf: ElfFile) -> CfiTable:
+        """Return the unwind rules of a file."""
+        table = self._tables.get(elf.identity)
+        if table is None:
+            table = self._tables[elf.identity] = CfiTable(elf)
+        return table
+
+    def is_return_address(self, address: int) -> bool:
+        """Say whether `address` is in V8's code, behind a call."""
+        area = self.code.find(address)
+        if area.region not in _V8 or area.mapping is None:
+            return False
+        try:
+            if area.elf is not None:
+                code = area.elf.read(FileAddress(address - area.bias - _MAX_CALL_SIZE), 7)
+            else:
+                code = self.memory.read(Address(address - _MAX_CALL_SIZE), _MAX_CALL_SIZE)
+        except FaultError:
+            return False
+        return follows_call(code)
+
+
+class _Walk:
+    """One stack on its way from leaf to root."""
+
+    __slots__ = (
+        "_exit_fp",
+        "_exit_pc",
+        "_frames",
+        "_is_return",
+        "_registers",
+        "_snapshot",
+        "_stack",
+        "_start",
+        "_unwinder",
+    )
+
+    def __init__(self, unwinder: HybridUnwinder, snapshot: StackSnapshot) -> None:
+        self._unwinder = unwinder
+        self._snapshot = snapshot
+        self._frames: list[RawFrame] = []
+        self._stack = snapshot.stack
+        self._start: int = snapshot.stack_start
+        self._registers = start_registers(snapshot.registers)
+        self._is_return = False
+        self._exit_fp = 0
+        self._exit_pc = 0
+        """The next bridge towards the root: fp and, of a fast call, pc of its V8 side."""
+        v8 = unwinder.v8
+        if v8 is not None:
+            isolate = v8.layout.isolate
+            # A C function called straight from JavaScript code is always the newest, if set.
+            self._exit_fp = v8.isolate_word(snapshot, isolate.fast_c_call_caller_fp)
+            if self._exit_fp:
+                self._exit_pc = v8.isolate_word(snapshot, isolate.fast_c_call_caller_pc)
+            else:
+                self._exit_fp = v8.isolate_word(snapshot, isolate.c_entry_fp)
+            if self._exit_fp <= snapshot.registers.rsp:
+                self._exit_fp = 0
+
+    def run(self) -> tuple[list[RawFrame], Truncation | None]:
+        """Walk to the root, or as far as it goes."""
+        v8 = self._unwinder.v8
+        area = self._unwinder.code.find(self._registers[RIP])
+        in_v8 = area.region in _V8
+        if in_v8 and v8 is not None:
+            self._repair_leaf(v8, area)
+        while True:
+            if in_v8:
+                truncation = self._walk_v8()
+            else:
+                truncation, ended = self._walk_native()
+                if ended:
+                    return self._frames, None
+                if truncation is None and not self._enter_v8():
+                    truncation = Truncation.BROKEN_CHAIN
+            in_v8 = not in_v8
+            if truncation is not None:
+                if truncation is Truncation.TOO_DEEP or not self._resume_at_exit():
+                    break
+                in_v8 = True
+        if truncation is Truncation.UNREADABLE and not self._snapshot.stack_complete:
+            truncation = Truncation.STACK_TOO_LARGE
+        return self._frames, truncation
+
+    def _word(self, address: int) -> int | None:
+        at = address - self._start
+        if address & 7 or not 0 <= at <= len(self._stack) - 8:
+            return None
+        word: int = _WORD(self._stack, at)[0]
+        return word
+
+    # Native code
+
+    def _walk_native(self) -> tuple[Truncation | None, bool]:
+        """Unwind native frames until V8's code or the end.
+
+        Returns:
+            Why it stopped before either, and whether the walk is over: the outermost frame.
+        """
+        frames, registers, unwinder = self._frames, self._registers, self._unwinder
+        find = unwinder.code.find
+        while len(frames) < MAX_FRAMES:
+            pc = registers[RIP]
+            area = find(pc)
+            if area.region is not Region.NATIVE:
+                return (None if area.region in _V8 else Truncation.BROKEN_CHAIN), False
+            is_return = self._is_return
+            frames.append(RawFrame(Address(pc), is_return))
+            step = Step.NO_RULE
+            if area.elf is not None:
+                step = unwinder.table(area.elf).step(
+                    pc - area.bias - is_return, registers, self._stack, self._start
+                )
+            if step is not Step.CALLER:
+                if step is Step.END:
+                    return None, True
+                if step is not Step.INTERRUPTED and not self._guess_caller(area, pc, step):
+                    return _FAILURES[step], False
+            self._is_return = step is not Step.INTERRUPTED
+            if self._exit_fp and registers[RSP] > self._exit_fp + 16:
+                # Past the bridge without having met it: what led here was wrong.
+                return Truncation.BROKEN_CHAIN, False
+        return Truncation.TOO_DEEP, False
+
+    def _guess_caller(self, area: CodeArea, pc: int, step: Step) -> bool:
+        """Step to the caller where the rules do not help; say whether that worked.
+
+        Hand-written assembly without rules keeps rbp as a frame pointer (V8's
+        PushAllRegistersAndIterateStack) or leaves it alone, or uses it for data: what rbp points at
+        must look like a frame. Of a sleeping thread rbp is not known at all: it is searched.
+        """
+        registers = self._registers
+        if step is not Step.NO_RULE and area.elf is not None and not self._snapshot.registers.rbp:
+            found = self._find_lost_rbp(area, pc)
+            if found is None:
+                return False
+            registers[RBP] = found
+            table = self._unwinder.table(area.elf)
+            again = table.step(
+                pc - area.bias - self._is_return, registers, self._stack, self._start
+            )
+            return again is Step.CALLER
+        fp = registers[RBP]
+        caller_fp, caller_pc = self._word(fp), self._word(fp + 8)
+        if fp < registers[RSP] or caller_fp is None or caller_pc is None:
+            return False
+        if self._exit_fp and fp > self._exit_fp:
+            return False
+        if caller_fp and caller_fp <= fp:
+            return False
+        if not self._is_code(caller_pc):
+            return False
+        registers[RBP], registers[RSP], registers[RIP] = caller_fp, fp + 16, caller_pc
+        registers[VOLATILE_KNOWN] = 0
+        return True
+
+    def _is_code(self, pc: int) -> bool:
+        """Whether `pc` is in memory that code runs in, as far as is known."""
+        area = self._unwinder.code.find(pc)
+        return area.mapping is not None and (
+            area.region in (Region.NATIVE, Region.BUILTINS)
+            or (area.region is Region.GENERATED and area.mapping.is_executable)
+        )
+
+    def _find_lost_rbp(self, area: CodeArea, pc: int) -> int | None:
+        """Search the stack for the frame of the native function that contains `pc`.
+
+        Its frame is the first pair (saved rbp, return address) above rsp whose return address
+        follows a direct call of this very function.
+        """
+        elf = area.elf
+        if elf is None:
+            return None
+        function = elf.functions().find(FileAddress(pc - area.bias - 1))
+        if function is None:
+            return None
+        first = self._registers[RSP] - self._start
+        last = min(len(self._stack) - 16, first + 8 * _LOST_RBP_SCAN_WORDS)
+        if self._exit_fp:
+            last = min(last, self._exit_fp - self._start)
+        for at in range(first, last + 1, 8):
+            saved, address = _LINK(self._stack, at)
+            if not area.start <= address < area.end:
+                continue
+            try:
+                call = elf.read(FileAddress(address - area.bias - 5), 5)
+            except FaultError:
+                continue
+            if call[0] == 0xE8:
+                distance = int.from_bytes(call[1:], "little", signed=True)
+                if address - area.bias + distance == function.address:
+                    return self._start + at
+        return None
+
+    # Bridges
+
+    def _resume_at_exit(self) -> bool:
+        """Continue at the bridge that is next towards the root; say whether there is one."""
+        fp = self._exit_fp
+        if not fp or self._word(fp) is None:
+            return False
+        registers = self._registers
+        # The pc of an exit frame, somewhere in CEntry, is not kept anywhere: 0.
+        registers[RBP], registers[RSP], registers[RIP] = fp, fp, self._exit_pc
+        self._is_return = True
+        self._exit_fp = self._exit_pc = 0
+        return True
+
+    def _enter_v8(self) -> bool:
+        """Say whether rbp is a V8 frame, now that unwinding has led into V8's code."""
+        registers = self._registers
+        fp = registers[RBP]
+        if self._exit_fp:
+            if fp == self._exit_fp:
+                self._exit_fp = self._exit_pc = 0
+                return True
+            if fp > self._exit_fp:
+                return False
+            # A C function that V8's code called without leaving a note; the bridge is further up.
+        return self._word(fp) is not None and self._is_code(registers[RIP])
+
+    # V8's code
+
+    def _walk_v8(self) -> Truncation | None:
+        """Walk V8 frames from rbp on, to native code; return why it did not get there."""
+        registers = self._registers
+        v8 = self._unwinder.v8
+        stretch = walk_frame_pointers(
+            self._frames,
+            self._unwinder.code,
+            v8.decoder if v8 is not None else None,
+            self._stack,
+            self._start,
+            (registers[RBP], registers[RIP], self._is_return),
+        )
+        if stretch.end is StretchEnd.BROKEN:
+            return stretch.truncation
+        registers[RBP], registers[RIP] = stretch.caller_fp, stretch.caller_pc
+        registers[RSP] = stretch.fp + 16
+        registers[VOLATILE_KNOWN] = 0
+        self._is_return = True
+        if stretch.end is StretchEnd.ENTRY and v8 is not None:
+            self._cross_entry(v8, stretch.fp)
+        return None
+
+    def _cross_entry(self, v8: V8Reader, fp: int) -> None:
+        """Take from an entry frame what C++ gets back, and the bridge that was current then."""
+        for register, slot in _RESTORED:
+            self._registers[register] = self._word(fp + slot) or 0
+        layout = v8.layout.frame
+        exit_fp = self._word(fp + layout.entry_saved_c_entry_fp) or 0
+        exit_pc = 0
+        if not exit_fp and layout.entry_saved_fast_c_call_fp is not None:
+            exit_fp = self._word(fp + layout.entry_saved_fast_c_call_fp) or 0
+            if exit_fp and layout.entry_saved_fast_c_call_pc is not None:
+                exit_pc = self._word(fp + layout.entry_saved_fast_c_call_pc) or 0
+        self._exit_fp = exit_fp if exit_fp > fp else 0
+        self._exit_pc = exit_pc if self._exit_fp else 0
+
+    # The newest frame
+
+    def _repair_leaf(self, v8: V8Reader, area: CodeArea) -> None:
+        """Append what stands at pc without a complete frame; leave rbp and rip at the newest one.
+
+        In every case rbp is a frame of V8's: rbp is callee-saved in its code only as a frame
+        pointer.
+        """
+        if area.region is Region.BUILTINS:
+            self._repair_builtin(v8, area)
+        else:
+            self._repair_generated(v8, area)
+
+    def _repair_generated(self, v8: V8Reader, area: CodeArea) -> None:
+        registers = self._registers
+        pc = registers[RIP]
+        code = self._find_code(v8, pc)
+        start = code.start if code is not None else pc
+        head, here = self._unwinder.memory.read_many([(start, _HEAD_SIZE), (pc, 1)])
+        pushed = find_frame_push(head or b"") if code is not None else -1
+        missing = None
+        if 0 <= pushed and pc - start <= pushed + 1:
+            missing = 8 if pc - start == pushed + 1 else 0
+        elif here is not None and here[0] in _RETURNS:
+            missing = 0
+        if missing is not None:
+            self._skip_frameless(pc, missing)
+        elif not self._has_all_slots():
+            self._skip_incomplete(v8)
+        elif not self._is_frame_of(v8, code):
+            # The frame has been popped, or the words that were compared are out of date: believed
+            # only if the return address is where it must be then.
+            self._skip_frameless(pc, 0, certain=False)
+
+    def _repair_builtin(self, v8: V8Reader, area: CodeArea) -> None:
+        registers = self._registers
+        pc = registers[RIP]
+        address = pc - area.bias
+        builtin = v8.builtins.find(address)
+        self._frames.append(RawFrame(Address(pc), is_return_address=False))
+        pushed = v8.builtins.frame_push(builtin) if builtin is not None else None
+        missing = None
+        if pushed is not None and address <= pushed + 1:
+            missing = 8 if address == pushed + 1 else 0
+        elif v8.builtins.byte_at(address) in _RETURNS:
+            missing = 0
+        if missing is not None:
+            self._skip_frameless(0, missing)
+            return
+        if not self._has_all_slots():
+            self._skip_incomplete(v8)
+            return
+        if builtin is not None and builtin.runs_on_interpreter_frame:
+            return
+        words = self._words_at(v8, registers[RBP])
+        if v8.decoder.find_type(words) is None and not self._is_builtin_function(v8, words):
+            # A JavaScript frame that is not the builtin's own: a builtin without a frame, called
+            # from it. From optimized code the return address is what says where.
+            self._find_caller_in_generated(v8, words)
+
+    def _skip_frameless(self, pc: int, missing: int, *, certain: bool = True) -> None:
+        """Go to the caller of code that has no frame; rbp is its caller's already.
+
+        Args:
+            pc: Of that code, if it is a function of its own; 0 if it is named already.
+            missing: Where above rsp the return address should be.
+            certain: Else do nothing where no return address is found.
+        """
+        registers = self._registers
+        stack_pointer = registers[RSP]
+        candidates = [self._word(stack_pointer + at) or 0 for at in (missing, 8 - missing)]
+        # While the arguments are dropped, the return address is in a register.
+        candidates += [registers[number] for number in _RETURN_REGISTERS]
+        is_return_address = self._unwinder.is_return_address
+        found = next((word for word in candidates if word and is_return_address(word)), 0)
+        if not found and not certain:
+            return
+        if pc:
+            snapshot = self._snapshot.registers
+            # Only baseline code needs to be told its function: at entry it is in rdi.
+            words = FrameWords(0, snapshot.rdi, 0, 0, 0)
+            self._frames.append(RawFrame(Address(pc), is_return_address=False, words=words))
+        registers[RIP] = found
+        self._is_return = True
+
+    def _skip_incomplete(self, v8: V8Reader) -> None:
+        """Go to the caller of a frame whose slots have not been pushed; its function is in rdi."""
+        registers = self._registers
+        fp = registers[RBP]
+        if self._word(fp - 8) is not None and registers[RSP] <= fp - 8:
+            marker = self._words_at(v8, fp)
+            if v8.decoder.find_type(marker) is not None:
+                return
+        caller_fp, caller_pc = self._word(fp), self._word(fp + 8)
+        if caller_fp is None or caller_pc is None:
+            return
+        words = FrameWords(0, self._snapshot.registers.rdi, 0, 0, 0)
+        self._frames.append(
+            RawFrame(Address(registers[RIP]), is_return_address=False, fp=Address(0), words=words)
+        )
+        registers[RBP], registers[RIP] = caller_fp, caller_pc
+        self._is_return = True
+
+    def _find_caller_in_generated(self, v8: V8Reader, words: FrameWords) -> None:
+        """Find the return address of a frameless builtin in the JIT code that called it."""
+        registers = self._registers
+        first = registers[RSP]
+        last = min(registers[RBP] - 16, first + 8 * _FRAMELESS_SCAN_WORDS)
+        find = self._unwinder.code.find
+        for at in range(first, last, 8):
+            word = self._word(at)
+            if word is None:
+                return
+            if find(word).region is not Region.GENERATED or not self._is_code(word):
+                continue
+            if not self._unwinder.is_return_address(word):
+                continue
+            code = self._find_code(v8, word)
+            if code is not None and self._matches(v8, code, word, words):
+                registers[RIP] = word
+                self._is_return = True
+                return
+
+    def _has_all_slots(self) -> bool:
+        """Whether rsp leaves room for marker or context and function of the frame at rbp."""
+        return self._registers[RBP] - self._registers[RSP] >= 16
+
+    def _words_at(self, v8: V8Reader, fp: int) -> FrameWords:
+        return v8.decoder.decode(self._stack, fp - self._start)
+
+    def _is_builtin_function(self, v8: V8Reader, words: FrameWords) -> bool:
+        shared = v8.functions.read_shared(
+            TaggedPtr(v8.shared_of(words.function, self._snapshot.followed))
+        )
+        return shared is not None and shared.builtin
+
+    def _find_code(self, v8: V8Reader, pc: int) -> CodeObject | None:
+        area = self._unwinder.code.find(pc)
+        if area.region is not Region.GENERATED or area.mapping is None:
+            return None
+        return v8.codes.find_code(pc, area.mapping)
+
+    def _is_frame_of(self, v8: V8Reader, code: CodeObject | None) -> bool:
+        """Whether the frame at rbp can be the one of the code at pc."""
+        if code is None:
+            return True
+        return self._matches(
+            v8, code, self._registers[RIP], self._words_at(v8, self._registers[RBP])
+        )
+
+    def _matches(self, v8: V8Reader, code: CodeObject, pc: int, words: FrameWords) -> bool:
+        """Whether a frame with these words can be one of `code`."""
+        if code.kind not in _FUNCTION_KINDS:
+            return True
+        if v8.decoder.find_type(words) is not None:
+            return False
+        shared = v8.shared_of(words.function, self._snapshot.followed)
+        if code.kind is CodeKind.BASELINE:
+            # Baseline code does not name its function, but the bytecode it was made from.
+            return words.bytecode_array == code.deoptimization_data or not shared
+        places = v8.codes.positions(code, pc, is_return_address=False)
+        return not shared or not places or places[-1].shared in (0, shared)

@@ -1,0 +1,99 @@
+"""The table of V8's embedded builtins: which one contains an address.
+
+The builtins' code is linked into the binary as one blob with a symbol `Builtins_*` for each. A
+binary without symbols has an empty table: its builtins have no names, everything else works.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from typing import NamedTuple
+
+from jsspy.errors import FaultError
+from jsspy.model.units import FileAddress
+from jsspy.target.elf import ElfFile
+
+_SYMBOLS = re.compile(rb"Builtins_[A-Za-z0-9_]+")
+_PREFIX = len("Builtins_")
+_PUSH_FRAME = b"\x55\x48\x89\xe5"
+"""`push rbp; mov rbp, rsp`."""
+_PROLOGUE_SIZE = 512
+"""How far into a function to look for the push: checks of all kinds precede it."""
+
+
+class Builtin(NamedTuple):
+    """One builtin: name without "Builtins_", and its code, as linked."""
+
+    name: str
+    start: int
+    end: int
+
+    @property
+    def runs_on_interpreter_frame(self) -> bool:
+        """Whether rbp is an interpreted function's frame while this runs without a frame of its own."""
+        return self.is_handler or self.name.startswith("Interpreter")
+
+    @property
+    def is_handler(self) -> bool:
+        """Whether this is the interpreter's code for a bytecode."""
+        return self.name.endswith("Handler")
+
+
+class BuiltinTable:
+    """Finds builtins by FileAddress."""
+
+    def __init__(self, elf: ElfFile, blob: tuple[int, int]) -> None:
+        self._elf = elf
+        symbols = sorted(
+            (symbol.address, name)
+            for name, symbol in elf.find_symbols(_SYMBOLS).items()
+            if blob[0] <= symbol.address < blob[1]
+        )
+        # Sizes are 0 in V8 7.8 and padding belongs to nobody: a builtin ends where the next starts.
+        ends = [address for address, _ in symbols[1:]] + [blob[1]]
+        self._builtins = [
+            Builtin(name[_PREFIX:], address, end)
+            for (address, name), end in zip(symbols, ends, strict=True)
+        ]
+        self._starts = [builtin.start for builtin in self._builtins]
+        self._pushes: dict[int, int] = {}
+
+    def find(self, address: int) -> Builtin | None:
+        """Return the builtin that contains the FileAddress `address`."""
+        index = bisect_right(self._starts, address) - 1
+        if index < 0:
+            return None
+        builtin = self._builtins[index]
+        return builtin if address < builtin.end else None
+
+    def frame_push(self, builtin: Builtin) -> int | None:
+        """Return the FileAddress of `push rbp; mov rbp, rsp` near the builtin's start.
+
+        Code before it runs on the caller's frame. None: the builtin never makes a frame, or does
+        so in one of several branches.
+        """
+        found = self._pushes.get(builtin.start)
+        if found is None:
+            size = min(_PROLOGUE_SIZE, builtin.end - builtin.start)
+            try:
+                code = self._elf.read(FileAddress(builtin.start), size)
+            except FaultError:
+                code = b""
+            found = self._pushes[builtin.start] = find_frame_push(code)
+        return builtin.start + found if found >= 0 else None
+
+    def byte_at(self, address: int) -> int:
+        """Return the code byte at a FileAddress; -1 if there is none."""
+        try:
+            return self._elf.read(FileAddress(address), 1)[0]
+        except FaultError:
+            return -1
+
+
+def find_frame_push(code: bytes) -> int:
+    """Return the offset of the first `push rbp; mov rbp, rsp` in the first bytes of a function.
+
+    -1: there is none.
+    """
+    return code.find(_PUSH_FRAME, 0, _PROLOGUE_SIZE)
