@@ -116,8 +116,8 @@ class _Inlining(NamedTuple):
 class _Translations(NamedTuple):
     """What Maglev code says of itself."""
 
-    safepoints: dict[int, int]
     checks: OffsetTable
+    """Code offset -> deopt index."""
     indexes: list[int]
     """Deopt index -> where its frame translation begins in `stream`."""
     stream: bytes
@@ -233,8 +233,8 @@ class CodeReader:
     def validate_many(self, pcs: Iterable[int] = (), bytecode_arrays: Iterable[int] = ()) -> None:
         """Check, in one read, all that is cached of the code at `pcs` and of `bytecode_arrays`.
 
-        What changed is dropped; the rest is trusted until `validate_many` is called again, which should
-        be once per sample.
+        What changed is dropped; the rest is trusted until `validate_many` is called again, which
+        should be once per sample.
         """
         codes = {code.start: code for pc in pcs if (code := self._find_cached(pc)) is not None}
         tables = {
@@ -633,9 +633,8 @@ class CodeReader:
             try:
                 if code.translations is None:
                     code.translations = self._read_translations(code)
-                found = self._translated_positions(
-                    code, code.translations, self._opcodes, pc - code.start, is_return_address
-                )
+                offset = pc - code.start - is_return_address
+                found = self._translated_positions(code, code.translations, self._opcodes, offset)
             except MalformedData:
                 found = None
             if found is not None:
@@ -662,7 +661,6 @@ class CodeReader:
         safepoints = decode_safepoints(table, header)
         checks = find_checks(self._memory.read(code.start, code.size), exits, safepoints)
         return _Translations(
-            safepoints,
             checks,
             indexes,
             stream,
@@ -677,13 +675,8 @@ class CodeReader:
         translations: _Translations,
         opcodes: TranslationOpcodes,
         offset: int,
-        is_return_address: bool,
     ) -> list[InlinedPosition] | None:
-        index: int | None = None
-        if is_return_address:
-            index = translations.safepoints.get(offset)
-        if index is None or index < 0:
-            index = translations.checks.find(offset - is_return_address)
+        index = translations.checks.find(offset)
         if index is None:
             return None
         if not 0 <= index < len(translations.indexes):
