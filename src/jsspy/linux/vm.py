@@ -16,7 +16,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from jsspy.errors import FaultError, PermissionDenied, ProcessExited
+from jsspy.errors import FaultError, ProcessExited
 from jsspy.linux import libc
 
 IOV_MAX = 1024
@@ -50,7 +50,8 @@ class Reader:
         except OSError as err:
             if err.errno not in _DENIED:
                 raise libc.failure("read", pid, err.errno or 0) from err
-        self._can_gather = True
+        self.can_gather = True
+        """Whether process_vm_readv is allowed, as far as we know."""
         self._grow(1 << 16)
         self._vector = (ctypes.c_uint64 * (2 * IOV_MAX + 2))()
         self._vector_words = memoryview(self._vector).cast("B").cast("Q")
@@ -115,7 +116,7 @@ class Reader:
         result: list[bytes | None] = []
         first = 0
         while first < len(ranges):
-            if not self._can_gather:
+            if not self.can_gather:
                 result.append(self._read_or_none(*ranges[first]))
                 first += 1
                 continue
@@ -159,8 +160,8 @@ class Reader:
             self.pid, self._vector_address, 1, self._vector_address + 16, last - first, 0
         )
         if count < 0:
-            count = self._gather_failed(libc.get_errno())
-            if not self._can_gather:
+            self.gather_failed(libc.get_errno())
+            if not self.can_gather:
                 return []
         result: list[bytes | None] = []
         offset = 0
@@ -172,13 +173,25 @@ class Reader:
             offset += size
         return result
 
-    def _gather_failed(self, code: int) -> int:
+    def gather_failed(self, code: int) -> None:
+        """Turn off process_vm_readv if it is denied and the file can stand in for it.
+
+        Raises:
+            PermissionDenied: It cannot.
+            ProcessExited: The process is gone.
+        """
         if code == errno.EFAULT:
-            return 0
-        if code in _DENIED and self._fd >= 0:
-            self._can_gather = False
-            return 0
-        raise libc.failure("read", self.pid, code)
+            return
+        if code not in _DENIED or self._fd < 0:
+            raise libc.failure("read", self.pid, code)
+        self.can_gather = False
+
+    def read_prefix(self, address: int, size: int) -> bytes:
+        """Return as many of `size` bytes as can be read through the file."""
+        try:
+            return os.pread(self._fd, size, address)
+        except (OSError, OverflowError):
+            return b""
 
     def close(self) -> None:
         """Close the file."""
@@ -202,32 +215,51 @@ class Gather:
         self._local_address = ctypes.addressof(self._local)
         self._remote_address = ctypes.addressof(self._remote)
 
-    def read(self, pid: int, local_count: int, remote_first: int, remote_count: int) -> int:
-        """Read remote ranges, one after the other, into the local ones.
+    def read(
+        self,
+        reader: Reader,
+        local_first: int,
+        local_count: int,
+        remote_first: int,
+        remote_count: int,
+    ) -> int:
+        """Read `remote_count` remote ranges, one after the other, into `local_count` local ones.
 
         Returns:
-            The number of bytes read: less than asked for where a range cannot be read.
+            The number of bytes read. Less than asked for means that the range which comes next
+            cannot be read whole.
 
         Raises:
             PermissionDenied: Not allowed.
             ProcessExited: The process is gone.
         """
-        count = libc.process_vm_readv(
-            pid,
-            self._local_address,
-            local_count,
-            self._remote_address + 16 * remote_first,
-            remote_count,
-            0,
-        )
-        if count >= 0:
-            return int(count)
-        code = libc.get_errno()
-        if code == errno.EFAULT:
-            return 0
-        if code == errno.ENOSYS:
-            raise PermissionDenied(f"process_vm_readv is not available for process {pid}")
-        raise libc.failure("read", pid, code)
+        if reader.can_gather:
+            count = libc.process_vm_readv(
+                reader.pid,
+                self._local_address + 16 * local_first,
+                local_count,
+                self._remote_address + 16 * remote_first,
+                remote_count,
+                0,
+            )
+            if count >= 0:
+                return int(count)
+            reader.gather_failed(libc.get_errno())
+            if reader.can_gather:
+                return 0
+        data = bytearray()
+        for index in range(2 * remote_first, 2 * (remote_first + remote_count), 2):
+            size = self.remote[index + 1]
+            part = reader.read_prefix(self.remote[index], size)
+            data += part
+            if len(part) < size:
+                break
+        offset = 0
+        for index in range(2 * local_first, 2 * (local_first + local_count), 2):
+            part = bytes(data[offset : offset + self.local[index + 1]])
+            ctypes.memmove(self.local[index], part, len(part))
+            offset += len(part)
+        return len(data)
 
 
 class Buffer:

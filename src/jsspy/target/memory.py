@@ -43,21 +43,21 @@ class ProcessMemory:
     """
 
     def __init__(self, pid: Pid) -> None:
-        self._reader = Reader(pid)
-        self.read_many = self._reader.read_many
+        self.reader = Reader(pid)
+        self.read_many = self.reader.read_many
 
     def read(self, address: Address, size: int) -> bytes:
         """Return exactly `size` bytes; see `Memory`."""
-        return self._reader.read(address, size)
+        return self.reader.read(address, size)
 
     @property
     def alive(self) -> bool:
         """Whether the program that was opened still runs: not after exit or exec."""
-        return self._reader.alive
+        return self.reader.alive
 
     def close(self) -> None:
         """Close the file behind it."""
-        self._reader.close()
+        self.reader.close()
 
 
 class RecordedMemory:
