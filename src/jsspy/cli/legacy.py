@@ -6,7 +6,6 @@ scripts that rely on a mistyped number being refused still can.
 
 from __future__ import annotations
 
-
 import click
 
 from jsspy.cli import output

@@ -99,11 +99,11 @@ def open_targets(pids: tuple[int, ...], name: re.Pattern[str] | None, verb: str)
             )
         chosen += [process.pid for process in matches if process.pid not in chosen]
     if not chosen:
-        chosen = [_find_only_one(verb).pid]
+        chosen = [choose_only_one(list(iter_node_processes()), os.geteuid(), verb).pid]
     targets: list[Target] = []
     try:
         for pid in chosen:
-            targets.append(Target.open(pid))  # noqa: PERF401 - those before it are to be closed
+            targets.append(_open(pid, verb))  # noqa: PERF401 - those before it are to be closed
     except BaseException:
         for target in targets:
             target.close()
@@ -111,15 +111,29 @@ def open_targets(pids: tuple[int, ...], name: re.Pattern[str] | None, verb: str)
     return targets
 
 
-def _find_only_one(verb: str) -> NodeProcess:
-    everyone = list(iter_node_processes())
-    mine = [process for process in everyone if process.uid == os.geteuid()]
+def _open(pid: int, verb: str) -> Target:
+    try:
+        return Target.open(pid)
+    except PermissionDenied as err:
+        if err.hint is not None:
+            err.hint = err.hint.replace("sudo jsspy record ", f"sudo jsspy {verb} ")
+        raise
+
+
+def choose_only_one(everyone: list[NodeProcess], uid: int, verb: str) -> NodeProcess:
+    """Return the only process of user `uid`; where it is not the only one, nothing is guessed.
+
+    Raises:
+        ProcessNotFound: There is none.
+        TargetError: There are several, or the only ones are somebody else's.
+    """
+    mine = [process for process in everyone if process.uid == uid]
     if len(mine) == 1:
         return mine[0]
     if not everyone:
         raise ProcessNotFound(
             "no node process is running",
-            hint=f"jsspy {verb} -- node server.js    starts one" if verb == "record" else None,
+            hint="jsspy record -- node server.js    starts one" if verb == "record" else None,
         )
     shown = mine or everyone
     whose = "are yours" if mine else "run, none of them is yours"
