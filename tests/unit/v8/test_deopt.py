@@ -189,22 +189,6 @@ def test_guards_and_calls_mark_their_place() -> None:
     assert list(zip(*table, strict=True)) == [(20, 0), (44, 2), (60, 1)]
 
 
-def test_code_that_is_only_jumped_to_belongs_where_it_is_jumped_from() -> None:
-    code = bytearray(b"\x90" * 200)
-    code[10:16] = jump(10, 180)  # exit 0
-    code[20:26] = jump(20, 100)  # to the slow path
-    code[30:36] = jump(30, 181)  # exit 1
-    code[95:100] = jump(95, 40, b"\xe9")  # end of what stands before the slow path
-    code[110:115] = jump(110, 26, b"\xe9")  # and back
-    table = find_checks(bytes(code), {180: 0, 181: 1}, {})
-    assert table.find(9) is None
-    assert table.find(25) == 0
-    assert table.find(94) == 1
-    assert table.find(100) == 0
-    code[95:100] = b"\x90" * 5  # now control falls through to 100: it is no slow path
-    assert find_checks(bytes(code), {180: 0, 181: 1}, {}).find(100) == 1
-
-
 @given(st.binary(max_size=500), st.dictionaries(st.integers(-1, 500), st.integers(0, 9)))
 def test_any_code_can_be_searched(code: bytes, exits: dict[int, int]) -> None:
     table = find_checks(code, exits, exits)
