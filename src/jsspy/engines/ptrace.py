@@ -146,7 +146,8 @@ class _Sampled:
         self.pid = target.pid
         self.plan = plan
         self.threads: list[_Thread] = []
-        self.exit_words = tuple((slot - plan.isolate_start) >> 3 for slot in plan.exit_slots)
+        self.isolate_size = plan.isolate_size + plan.isolate_size_2
+        self.exit_words = tuple(place >> 3 for place in plan.isolate_slots().values())
         self.follow_registers = tuple(map(Registers._fields.index, plan.follow_registers))
         self.marker = plan.marker_slot >> 3
         self.follow = plan.follow_slot >> 3
@@ -154,7 +155,7 @@ class _Sampled:
         slots = (plan.marker_slot, plan.follow_slot, *plan.saved_exit_slots)
         if min(slots) < -_PADDING_BYTES or max(slots) > 0:
             raise ValueError(f"slots of a plan must be within {_PADDING_BYTES} bytes below fp")
-        if any(not 0 <= word < plan.isolate_size >> 3 for word in self.exit_words):
+        if any(not 0 <= word < self.isolate_size >> 3 for word in self.exit_words):
             raise ValueError("exit slots of a plan must be within the isolate words")
 
     def drop(self, thread: _Thread) -> None:
@@ -171,7 +172,7 @@ class _Copier:
     """The buffers of a sample, and the work on them while a thread cannot change its stack."""
 
     def __init__(self) -> None:
-        self._gather = vm.Gather(2 + MAX_FOLLOWED, 3)
+        self._gather = vm.Gather(3 + MAX_FOLLOWED, 3)
         self._stack = vm.Buffer(_PADDING_BYTES + MAX_STACK_BYTES)
         self._isolate = vm.Buffer(8)
         self._followed = vm.Buffer(8)
@@ -184,13 +185,14 @@ class _Copier:
 
     def prepare(self, plan: CapturePlan) -> None:
         """Make the buffers large enough for a plan. Not while anything is stopped."""
-        if plan.isolate_size > len(self._isolate.bytes):
-            self._isolate = vm.Buffer(plan.isolate_size)
+        isolate_size = plan.isolate_size + plan.isolate_size_2
+        if isolate_size > len(self._isolate.bytes):
+            self._isolate = vm.Buffer(isolate_size)
         if plan.follow_size * MAX_FOLLOWED > len(self._followed.bytes):
             self._followed = vm.Buffer(plan.follow_size * MAX_FOLLOWED)
         if plan.follow_size != self._follow_size:
             self._follow_size = plan.follow_size
-            self._gather.remote[5::2] = array("Q", [plan.follow_size] * MAX_FOLLOWED)
+            self._gather.remote[7::2] = array("Q", [plan.follow_size] * MAX_FOLLOWED)
 
     def copy(self, sampled: _Sampled, thread: _Thread, sp: int) -> None:
         """Copy the stack from `sp` on, and the isolate words.
@@ -205,21 +207,23 @@ class _Copier:
         if not 0 < size <= MAX_STACK_BYTES:
             # Larger than the cap, or not the stack that the plan knows.
             size = MAX_STACK_BYTES
-        isolate_size = plan.isolate_size if thread.isolate else 0
+        isolate_size = sampled.isolate_size if thread.isolate else 0
         gather, reader = self._gather, sampled.target.memory.reader
         gather.local[0] = self._isolate.address
         gather.local[1] = isolate_size
         gather.local[2] = self._stack.address + _PADDING_BYTES
         gather.local[3] = size
         gather.remote[0] = thread.isolate + plan.isolate_start
-        gather.remote[1] = isolate_size
-        gather.remote[2] = start
-        gather.remote[3] = size
-        count = gather.read(reader, 0, 2, 0, 2)
+        gather.remote[1] = plan.isolate_size if thread.isolate else 0
+        gather.remote[2] = thread.isolate + plan.isolate_start_2
+        gather.remote[3] = plan.isolate_size_2 if thread.isolate else 0
+        gather.remote[4] = start
+        gather.remote[5] = size
+        count = gather.read(reader, 0, 2, 0, 3)
         if count < isolate_size:
             # No isolate there: the stack alone.
             isolate_size = 0
-            count = gather.read(reader, 1, 1, 1, 1)
+            count = gather.read(reader, 1, 1, 2, 1)
         self.isolate_size = isolate_size
         # A transfer that meets an unmapped page ends somewhere before it.
         self.size = (count - isolate_size) & ~7
@@ -248,13 +252,13 @@ class _Copier:
             return
         count = len(found)
         gather, reader = self._gather, sampled.target.memory.reader
-        gather.remote[4 : 4 + 2 * count : 2] = array("Q", [word - tag for word in found])
+        gather.remote[6 : 6 + 2 * count : 2] = array("Q", [word - tag for word in found])
         size = plan.follow_size
         first = 0
         while first < count:
             gather.local[4] = self._followed.address + first * size
             gather.local[5] = (count - first) * size
-            done = first + gather.read(reader, 2, 1, 2 + first, count - first) // size
+            done = first + gather.read(reader, 2, 1, 3 + first, count - first) // size
             self._read.append((first, done))
             # The one at `done` cannot be read, or there is none.
             first = done + 1
@@ -472,7 +476,7 @@ class PtraceEngine:
                 copier.copy(sampled, thread, frame[0])
                 pointers = {values[index] for index in sampled.follow_registers}
                 copier.follow(sampled, [frame[1]], pointers)
-            self._pauses.add(time.monotonic_ns() - tracee.stopped_since_ns)
+            self._pauses.add(tracee.resumed_ns - tracee.stopped_since_ns)
         finally:
             if was_collecting:
                 gc.enable()
