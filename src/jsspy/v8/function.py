@@ -504,6 +504,10 @@ class FunctionReader:
                 name = self._decode_names(slots[index : index + 3])
                 if name is not None:
                     return name, smi_value(start), smi_value(end)
+        # An eval in V8 before 12: a function name that is empty, its slot, and nothing inferred.
+        name, slot, start, end = slots[:4]
+        if is_heap_object(name) and is_smi(slot) and _are_positions(start, end):
+            return _read_text(self.heap, name), smi_value(start), smi_value(end)
         # A script or an eval; or a module, whose number of variables comes first.
         for index in range(2):
             start, end = slots[index : index + 2]
