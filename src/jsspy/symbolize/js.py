@@ -148,7 +148,7 @@ class JsSymbolizer:
             result.append(None)
         self._v8.functions.validate_many(functions)
         if pcs:
-            self._v8.codes.refresh(pcs)
+            self._v8.codes.validate_many(pcs)
         for index, raw, area, shared, key in pending:
             answer = answers.get(key) if key is not None else None
             if answer is None or not self._holds(answer, raw[0], area):

@@ -51,8 +51,12 @@ from jsspy.unwind.cfi import (
     start_registers,
 )
 from jsspy.unwind.framepointer import StretchEnd, walk_frame_pointers
-from jsspy.v8.builtins import find_frame_push
-from jsspy.v8.code import CodeObject
+from jsspy.v8.code import (
+    CodeObject,
+    frame_push_offset,
+    return_address_offset,
+    returns_after_call,
+)
 from jsspy.v8.frames import (
     ENTRY_R12,
     ENTRY_R13,
@@ -76,9 +80,6 @@ _MAX_CALL_SIZE = 7
 _HEAD_SIZE = 96
 """Bytes of a function that are searched for `push rbp; mov rbp, rsp`."""
 
-_RETURNS = frozenset({0xC3, 0xC2})
-"""First bytes of `ret` and `ret imm16`."""
-
 _RETURN_REGISTERS = (10, 2, 1, 3, 11)
 """r10, rcx, rdx, rbx, r11: hold the return address while V8's code drops arguments."""
 
@@ -99,35 +100,6 @@ _FAILURES = {
     Step.UNREADABLE: Truncation.UNREADABLE,
     Step.NO_PROGRESS: Truncation.BROKEN_CHAIN,
 }
-
-
-def follows_call(code: bytes) -> bool:
-    """Say whether `code` ends with a call instruction.
-
-    Args:
-        code: The 7 bytes before an address.
-
-    Source: Intel SDM volume 2, CALL: e8 rel32, and ff /2 in all its lengths.
-    """
-    if code[2] == 0xE8:
-        return True
-    for length in range(2, _MAX_CALL_SIZE + 1):
-        at = _MAX_CALL_SIZE - length
-        if code[at] != 0xFF or code[at + 1] >> 3 & 7 != 2:
-            continue
-        mode, base = code[at + 1] >> 6, code[at + 1] & 7
-        needed = 2
-        if mode != 3:
-            if base == 4:
-                needed += 1
-                if mode == 0 and length > 2 and code[at + 2] & 7 == 5:
-                    needed += 4
-            elif mode == 0 and base == 5:
-                needed += 4
-            needed += (0, 1, 4)[mode]
-        if needed == length:
-            return True
-    return False
 
 
 class HybridUnwinder:
@@ -166,7 +138,7 @@ class HybridUnwinder:
                 code = self.memory.read(Address(address - _MAX_CALL_SIZE), _MAX_CALL_SIZE)
         except FaultError:
             return False
-        return follows_call(code)
+        return returns_after_call(code)
 
 
 class _Walk:
@@ -423,14 +395,13 @@ class _Walk:
     def _repair_generated(self, v8: V8Reader, area: CodeArea) -> None:
         registers = self._registers
         pc = registers[RIP]
+        v8.codes.validate_many((pc,))
         code = self._find_code(v8, pc)
         start = code.start if code is not None else pc
-        head, here = self._unwinder.memory.read_many([(start, _HEAD_SIZE), (pc, 1)])
-        pushed = find_frame_push(head or b"") if code is not None else -1
-        missing = None
-        if 0 <= pushed and pc - start <= pushed + 1:
-            missing = 8 if pc - start == pushed + 1 else 0
-        elif here is not None and here[0] in _RETURNS:
+        head, here = self._unwinder.memory.read_many([(start, _HEAD_SIZE), (pc - 1, 5)])
+        pushed = frame_push_offset(head) if code is not None and head is not None else None
+        missing = return_address_offset(here[:1], here[1:]) if here is not None else None
+        if pushed is not None and pc - start <= pushed:
             missing = 0
         if missing is not None:
             self._skip_frameless(pc, missing)
@@ -448,10 +419,8 @@ class _Walk:
         builtin = v8.builtins.find(address)
         self._frames.append(RawFrame(Address(pc), is_return_address=False))
         pushed = v8.builtins.frame_push(builtin) if builtin is not None else None
-        missing = None
-        if pushed is not None and address <= pushed + 1:
-            missing = 8 if address == pushed + 1 else 0
-        elif v8.builtins.byte_at(address) in _RETURNS:
+        missing = v8.builtins.return_address_offset(address)
+        if pushed is not None and address <= pushed:
             missing = 0
         if missing is not None:
             self._skip_frameless(0, missing)

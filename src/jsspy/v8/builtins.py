@@ -13,11 +13,10 @@ from typing import NamedTuple
 from jsspy.errors import FaultError
 from jsspy.model.units import FileAddress
 from jsspy.target.elf import ElfFile
+from jsspy.v8.code import frame_push_offset, return_address_offset
 
 _SYMBOLS = re.compile(rb"Builtins_[A-Za-z0-9_]+")
 _PREFIX = len("Builtins_")
-_PUSH_FRAME = b"\x55\x48\x89\xe5"
-"""`push rbp; mov rbp, rsp`."""
 _PROLOGUE_SIZE = 512
 """How far into a function to look for the push: checks of all kinds precede it."""
 
@@ -57,7 +56,7 @@ class BuiltinTable:
             for (address, name), end in zip(symbols, ends, strict=True)
         ]
         self._starts = [builtin.start for builtin in self._builtins]
-        self._pushes: dict[int, int] = {}
+        self._pushes: dict[int, int | None] = {}
 
     def find(self, address: int) -> Builtin | None:
         """Return the builtin that contains the FileAddress `address`."""
@@ -73,27 +72,24 @@ class BuiltinTable:
         Code before it runs on the caller's frame. None: the builtin never makes a frame, or does
         so in one of several branches.
         """
-        found = self._pushes.get(builtin.start)
-        if found is None:
+        if builtin.start in self._pushes:
+            found = self._pushes[builtin.start]
+        else:
             size = min(_PROLOGUE_SIZE, builtin.end - builtin.start)
             try:
                 code = self._elf.read(FileAddress(builtin.start), size)
             except FaultError:
                 code = b""
-            found = self._pushes[builtin.start] = find_frame_push(code)
-        return builtin.start + found if found >= 0 else None
+            found = self._pushes[builtin.start] = frame_push_offset(code)
+        return builtin.start + found if found is not None else None
 
-    def byte_at(self, address: int) -> int:
-        """Return the code byte at a FileAddress; -1 if there is none."""
+    def return_address_offset(self, address: int) -> int | None:
+        """Return where above rsp the return address is; see `jsspy.v8.code.return_address_offset`.
+
+        None: the instruction at the FileAddress says nothing.
+        """
         try:
-            return self._elf.read(FileAddress(address), 1)[0]
+            code = self._elf.read(FileAddress(address - 1), 5)
         except FaultError:
-            return -1
-
-
-def find_frame_push(code: bytes) -> int:
-    """Return the offset of the first `push rbp; mov rbp, rsp` in the first bytes of a function.
-
-    -1: there is none.
-    """
-    return code.find(_PUSH_FRAME, 0, _PROLOGUE_SIZE)
+            return None
+        return return_address_offset(code[:1], code[1:])
