@@ -72,9 +72,9 @@ _LAST_CHUNK = 64 << 10
 _MAX_CANDIDATES = 64
 """Map words looked at in one search: stale ones of dead code may stand before the live one."""
 
-_NEGATIVE_TTL_S = 0.5
-"""How long a page is taken to hold no code object: long enough for a burst of WebAssembly samples,
-short enough for code that was only being moved."""
+_EMPTY_TTL_S = 0.5
+"""How long memory is taken to hold no code object: long enough for a burst of WebAssembly samples,
+short enough for code that is new."""
 
 _MAX_CODES = 1 << 15
 _MAX_BYTECODE_TABLES = 1 << 16
@@ -152,6 +152,14 @@ class CodeObject:
         return self.start + self.size
 
 
+class _Empty(NamedTuple):
+    """Memory of one mapping in which no map word stands, as in pages of WebAssembly."""
+
+    low: int
+    high: int
+    expiry: float
+
+
 class _BytecodeTable(NamedTuple):
     """Source positions of a BytecodeArray, and the header words they were found by."""
 
@@ -182,7 +190,7 @@ class CodeReader:
         self._map_words: list[bytes] = []
         self._starts: list[int] = []
         self._codes: dict[int, CodeObject] = {}
-        self._misses: dict[int, float] = {}
+        self._empty: dict[int, _Empty] = {}
         self._bytecode_tables: dict[int, _BytecodeTable] = {}
         self._trusted: set[int] = set()
         self._opcodes: TranslationOpcodes | None = find_opcodes(
@@ -273,18 +281,8 @@ class CodeReader:
             if code.start in self._trusted or self._is_current(code):
                 return code
             self._drop(code.start)
-        page = pc >> 12
-        expiry = self._misses.get(page)
-        if expiry is not None:
-            if self._clock() < expiry:
-                return None
-            del self._misses[page]
         code = self._search(pc, mapping)
-        if code is None:
-            if len(self._misses) >= _MAX_CODES:
-                self._misses.clear()
-            self._misses[page] = self._clock() + _NEGATIVE_TTL_S
-        else:
+        if code is not None:
             self._keep(code)
         return code
 
@@ -325,8 +323,14 @@ class CodeReader:
         words = self._map_words
         if not words:
             return None
-        lowest = max(mapping.start, pc - MAX_CODE_SIZE) & ~7
-        high = (pc & ~7) + 8
+        lowest = low = max(mapping.start, pc - MAX_CODE_SIZE) & ~7
+        top = high = (pc & ~7) + 8
+        now = self._clock()
+        empty = self._empty.get(mapping.start)
+        if empty is not None and (now >= empty.expiry or not empty.low <= lowest <= empty.high):
+            empty = None
+        if empty is not None:
+            lowest = empty.high
         chunk = _FIRST_CHUNK
         candidates = 0
         try:
@@ -335,16 +339,20 @@ class CodeReader:
                 data = self._memory.read(Address(low), high - low)
                 limit = len(data)
                 while (at := max(data.rfind(word, 0, limit) for word in words)) >= 0:
+                    candidates += 1
                     if at & 7 == 0:
                         code = self._read_candidate(low + at, pc, mapping)
-                        candidates += 1
                         if code is not None or candidates >= _MAX_CANDIDATES:
                             return code
                     limit = at + 7
                 high = low
                 chunk = min(chunk * 4, _LAST_CHUNK)
         except FaultError:
-            pass
+            return None
+        if candidates == 0:
+            if empty is None:
+                empty = _Empty(low, top, now + _EMPTY_TTL_S)
+            self._empty[mapping.start] = empty._replace(high=max(top, empty.high))
         return None
 
     def _read_candidate(self, at: int, pc: int, mapping: Mapping) -> CodeObject | None:
