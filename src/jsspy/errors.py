@@ -11,6 +11,7 @@
     ├── EngineUnavailable  10  a sampling engine that was insisted on cannot run here
     ├── FaultError             an address of the target cannot be read; caught per sample
     ├── MalformedData          bytes that do not mean what they should
+    ├── NoSamples          7   not one sample: the target slept, or ended at once
     └── ExportError        9   an output cannot be written
 
 The exit codes of the command line that are not an exception's:
@@ -18,7 +19,6 @@ The exit codes of the command line that are not an exception's:
     0    done
     2    usage: the command line itself is wrong
     6    the target ended before the duration that was asked for; what was taken is written
-    7    not one sample: the target slept, or ended at once
     8    `diff --fail-on` found what it was to find
     130  given up: the second Ctrl-C, or one before sampling began
 
@@ -33,6 +33,7 @@ __all__ = [
     "FaultError",
     "JsspyError",
     "MalformedData",
+    "NoSamples",
     "NotNode",
     "PermissionDenied",
     "ProcessExited",
@@ -120,6 +121,12 @@ class MalformedData(JsspyError):
         super().__init__(f"{where}: {what}")
         self.where = where
         self.what = what
+
+
+class NoSamples(JsspyError):
+    """There is nothing to write: no thread was caught running."""
+
+    exit_code = 7
 
 
 class ExportError(JsspyError):

@@ -27,6 +27,7 @@ from jsspy import __version__
 from jsspy.engines.base import Engine
 from jsspy.errors import (
     FaultError,
+    JsspyError,
     MalformedData,
     NotNode,
     PermissionDenied,
@@ -55,6 +56,10 @@ SETTLE_NS = 2_000_000_000
 
 STARTING_POLL_S = 0.005
 """How often a process that has no isolate yet is looked at while nothing else is sampled."""
+
+
+MAX_DESCENDANTS = 100
+"""Of a process that is not node, looked at for one that is."""
 
 
 class End(Enum):
@@ -222,17 +227,17 @@ class Recorder:
             starting: It was started a moment ago: it may exec a few times before it is node.
 
         Raises:
-            NotNode: There is no V8 in it, and it is not `starting`.
+            NotNode: There is no V8 in it, it is not `starting`, and children are not followed.
             UnknownV8: The recorder is strict, and its V8 is not known.
             ProcessExited: It ended.
         """
         session = _Session(target, strict=self._strict)
-        if session.v8 is None and not starting:
+        if session.v8 is None and not starting and not self._follow_children:
             command = " ".join(target.command)
             target.close()
             raise NotNode(
                 f"process {target.pid} ({command}) is not Node.js: it has no V8 in it",
-                hint="jsspy list    shows the node processes of this machine",
+                hint=_hint_child(target.pid),
             )
         self._sessions[target.pid] = session
 
@@ -311,7 +316,7 @@ class Recorder:
         target = session.target
         isolate = next((plan.isolate for plan in session.threads if plan.tid == raw.tid), 0)
         name = target.thread_name(raw.tid)
-        if raw.tid != raw.pid and name == target.thread_name(Tid(raw.pid)):
+        if int(raw.tid) != int(raw.pid) and name == target.thread_name(Tid(raw.pid)):
             # Before Node 24 a worker inherits the main thread's name.
             name = "worker"
         return self.profile.intern_thread(ThreadInfo(raw.pid, raw.tid, name, target.name, isolate))
@@ -389,8 +394,13 @@ class Recorder:
                     continue
                 self._strangers[child] = image
                 try:
-                    self.add(Target.open(child))
-                except (NotNode, ProcessExited, ProcessNotFound):
+                    target = Target.open(child)
+                    session = _Session(target, strict=self._strict)
+                    if session.v8 is None:
+                        target.close()
+                    else:
+                        self._sessions[child] = session
+                except (ProcessExited, ProcessNotFound):
                     continue
                 except (PermissionDenied, UnsupportedTarget) as err:
                     if self._strict:
@@ -428,6 +438,28 @@ class Recorder:
         stats.js_frames_named = sum(resolver.js_frames_named for resolver in resolvers)
         stats.pauses = self.engine.pauses()
         stats.profiler_cpu_ns = time.process_time_ns() - self._cpu_start_ns
+
+
+def _hint_child(pid: int) -> str:
+    """Return what to type where a process is not node: shells and init programs have children."""
+    queue = [pid]
+    for parent in queue:  # grows while it is walked
+        if len(queue) > MAX_DESCENDANTS:
+            break
+        for child in _read_children(parent):
+            queue.append(child)
+            try:
+                target = Target.open(child)
+            except JsspyError:
+                continue
+            try:
+                if target.find_v8() is not None:
+                    return f"--pid {child}    its child process is node"
+            except JsspyError:
+                continue
+            finally:
+                target.close()
+    return "jsspy list    shows the node processes of this machine"
 
 
 def _read_image(pid: int) -> bytes:

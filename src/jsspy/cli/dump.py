@@ -11,9 +11,9 @@ from jsspy.cli import output
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.targets import open_targets, targeting_options
 from jsspy.engines.ptrace import PtraceEngine
-from jsspy.errors import JsspyError
+from jsspy.errors import NoSamples
 from jsspy.model.names import function_name, path_of
-from jsspy.model.profile import Profile, ValueType
+from jsspy.model.profile import Profile, ThreadInfo, ValueType
 from jsspy.model.stack import Frame, FrameKind
 from jsspy.recorder import Recorder, TargetInfo
 
@@ -52,10 +52,17 @@ def dump_command(
     ) as recorder:
         for target in targets:
             recorder.add(target)
+        pid = targets[0].pid
+        threads = recorder.profile.threads
+        wanted = 0
+
         with Interrupts() as interrupts:
-            for status in recorder.run(_LIMIT_NS, interrupts.should_stop):
-                if status.threads and len(recorder.profile.threads) >= status.threads:
-                    break
+
+            def should_stop() -> bool:
+                return interrupts.should_stop() or 0 < wanted <= len(threads)
+
+            for status in recorder.run(_LIMIT_NS, should_stop):
+                wanted = status.threads
     if as_json:
         output.echo_json([_process_value(recorder, info) for info in recorder.infos.values()])
     else:
@@ -63,25 +70,23 @@ def dump_command(
     for sentence in recorder.profile.meta.notes:
         output.note(f"jsspy: {sentence}")
     if not len(recorder.profile):
-        raise JsspyError("not one thread could be looked at", hint="jsspy doctor")
+        raise NoSamples("not one thread could be looked at", hint=f"jsspy doctor --pid {pid}")
     return 0
 
 
-def _first_samples(profile: Profile) -> dict[int, int]:
-    """Return the first sample of each thread, by index of the thread."""
+def _first_samples(profile: Profile, pid: int) -> list[tuple[ThreadInfo, int]]:
+    """Return the threads of a process and the first sample of each, by thread id."""
     first: dict[int, int] = {}
     for sample, thread in enumerate(profile.thread):
         first.setdefault(thread, sample)
-    return first
+    found = [(profile.threads[thread], sample) for thread, sample in first.items()]
+    return sorted(pair for pair in found if pair[0].pid == pid)
 
 
 def _process_value(recorder: Recorder, info: TargetInfo) -> dict[str, Any]:
     profile = recorder.profile
     threads = []
-    for thread, sample in sorted(_first_samples(profile).items()):
-        who = profile.threads[thread]
-        if who.pid != info.pid:
-            continue
+    for who, sample in _first_samples(profile, info.pid):
         truncated = profile.truncated.get(sample)
         threads.append(
             {
@@ -124,10 +129,7 @@ def _process_text(recorder: Recorder, info: TargetInfo) -> str:
         f"Process {info.pid}: {output.printable(info.command)}",
         f"Node.js {info.node_version or '(unknown)'} (V8 {info.v8_version or '(unknown)'})",
     ]
-    for thread, sample in sorted(_first_samples(profile).items()):
-        who = profile.threads[thread]
-        if who.pid != info.pid:
-            continue
+    for who, sample in _first_samples(profile, info.pid):
         doing = profile.vm_state[sample].value
         state = profile.state[sample].value
         if doing not in {"unknown", "js"} and doing != state:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -93,6 +92,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         output.show_error("given up", None)
         return EXIT_ABORTED
     except Exception:  # noqa: BLE001 - the one place: whatever it is, it is our bug
+        import traceback
+
         output.show_error(
             "this is a bug in jsspy; please report it with the lines below and the output of "
             "`jsspy doctor`",

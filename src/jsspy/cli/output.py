@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -42,6 +41,8 @@ def printable(text: str) -> str:
 
 def echo_json(value: object, *, err: bool = False) -> None:
     """Print a value as indented JSON."""
+    import json
+
     click.echo(json.dumps(value, indent=2, ensure_ascii=True), err=err)
 
 

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 
@@ -20,7 +19,7 @@ from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.summary import describe_targets, show_summary, summarize
 from jsspy.cli.targets import open_targets, shorten, targeting_options
 from jsspy.engines.ptrace import PtraceEngine
-from jsspy.errors import JsspyError, NotNode, ProcessExited, ProcessNotFound
+from jsspy.errors import NoSamples, NotNode, ProcessExited, ProcessNotFound
 from jsspy.exporters.base import Exporter
 from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
 from jsspy.formats.base import Format
@@ -29,35 +28,22 @@ from jsspy.recorder import End, Recorder
 from jsspy.target.process import Target
 
 EXIT_TARGET_ENDED = 6
-EXIT_NO_SAMPLES = 7
 DEFAULT_RATE_HZ = 99
 """Not 100: samples must not march in step with timers of 10 ms."""
 
 
-class NoSamples(JsspyError):
-    """A recording without a single sample: nothing is written."""
-
-    exit_code = EXIT_NO_SAMPLES
-
-
-class DurationType(click.ParamType):
-    """Seconds, or `unlimited`."""
-
-    name = "seconds"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | None:
-        """Return the seconds; None is unlimited."""
-        if value == "unlimited":
-            return None
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = 0.0
-        if not 0 < seconds < 1e9:
-            self.fail(f"'{value}' is neither a number of seconds nor 'unlimited'", param, ctx)
-        return seconds
+def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> float | None:
+    """Return seconds; None is without end."""
+    del ctx, param
+    if value == "unlimited":
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise click.BadParameter(f"'{value}' is neither a number of seconds nor 'unlimited'")
+    return seconds
 
 
 @click.command("record", context_settings={"allow_interspersed_args": False})
@@ -66,7 +52,7 @@ class DurationType(click.ParamType):
     "-d",
     "--duration",
     "duration_s",
-    type=DurationType(),
+    callback=parse_duration,
     default="unlimited",
     show_default=True,
     metavar="SECONDS",
@@ -221,7 +207,7 @@ def _finish(
         rest.append(f"{shorten(' '.join(started.command))} {describe_exit(status)}")
     exit_code = 0
     if not len(profile):
-        exit_code = EXIT_NO_SAMPLES
+        exit_code = NoSamples.exit_code
     elif recorder.end is End.TARGET_ENDED and duration_s is not None and started is None:
         exit_code = EXIT_TARGET_ENDED
         rest.append("it ended before the duration was over")
@@ -255,8 +241,10 @@ def _never_node(started: StartedCommand) -> NotNode:
     )
 
 
-def _no_samples(recorder: Recorder) -> JsspyError:
+def _no_samples(recorder: Recorder) -> NoSamples:
     stats = recorder.profile.stats
+    if not recorder.infos:
+        return NoSamples("no samples: no child process that is node was seen")
     who = describe_targets(recorder)
     if stats.requested:
         lost = ", ".join(f"{reason.value} {count}" for reason, count in stats.lost.items())

@@ -10,6 +10,7 @@ import pytest
 from jsspy import __version__, errors
 from jsspy.cli import main
 from jsspy.cli.main import run
+from jsspy.cli.record import EXIT_TARGET_ENDED
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,8 +92,8 @@ def test_exit_codes_are_distinct() -> None:
         for name in errors.__all__
         if issubclass(error := getattr(errors, name), errors.JsspyError)
     }
-    assert codes == {1, 3, 4, 5, 9, 10}
-    assert codes.isdisjoint({0, 2, 6, 7, 8, 130})
+    assert codes == {1, 3, 4, 5, 7, 9, 10}
+    assert codes.isdisjoint({0, 2, EXIT_TARGET_ENDED, 8, 130})
 
 
 def test_help_loads_no_verb_that_is_not_asked_for() -> None:
