@@ -80,8 +80,10 @@ _MAX_CODES = 1 << 15
 _MAX_BYTECODE_TABLES = 1 << 16
 """Entries kept before a cache is emptied."""
 
-_ISOLATE_ROOTS_SIZE = 32 << 10
-"""Bytes of the Isolate within which the root table lies, V8 7.8 to 14.6."""
+_MAX_ISOLATES = 256
+
+_ISOLATE_ROOTS_SIZE = 8 << 10
+"""Bytes of the Isolate; the root was found at 0xd8 (V8 7.8) to 0x490 (14.6)."""
 
 _MAX_DEOPT_WORDS = 1 << 18
 _MAX_INLINED = 1 << 14
@@ -152,6 +154,16 @@ class CodeObject:
         return self.start + self.size
 
 
+class _Root(NamedTuple):
+    """Where an isolate keeps the map of its code objects."""
+
+    slot: int
+    word: bytes
+    """Empty if it was not found: the isolate is not set up yet, or is none."""
+    expiry: float
+    """When to look again for what was not found."""
+
+
 class _Empty(NamedTuple):
     """Memory of one mapping in which no map word stands, as in pages of WebAssembly."""
 
@@ -186,7 +198,7 @@ class CodeReader:
         self._functions = functions
         self._layout = heap.layout
         self._clock = clock
-        self._isolates: set[int] = set()
+        self._roots: dict[int, _Root] = {}
         self._map_words: list[bytes] = []
         self._starts: list[int] = []
         self._codes: dict[int, CodeObject] = {}
@@ -208,13 +220,26 @@ class CodeReader:
     # Finding code
 
     def learn_isolate(self, isolate: int) -> None:
-        """Look up the map words that code objects of `isolate` begin with; cheap when known.
+        """Look up the map word that code objects of `isolate` begin with.
 
-        They are among the isolate's roots. From V8 9 on all isolates of a process share them.
+        It is among the isolate's roots. Up to V8 9 every isolate has maps of its own, so this is
+        to be called for each isolate; one that is known costs one small read, which notices when
+        another isolate has taken its place.
         """
-        if isolate in self._isolates:
-            return
-        self._isolates.add(isolate)
+        root = self._roots.get(isolate)
+        if root is not None:
+            if root.word:
+                if self._memory.read_many([(root.slot, 8)])[0] == root.word:
+                    return
+            elif self._clock() < root.expiry:
+                return
+            del self._roots[isolate]
+        if len(self._roots) >= _MAX_ISOLATES:
+            del self._roots[next(iter(self._roots))]
+        self._roots[isolate] = self._find_root(isolate)
+        self._map_words = list({root.word for root in self._roots.values() if root.word})
+
+    def _find_root(self, isolate: int) -> _Root:
         types = self._layout.types
         wanted = (
             types.instruction_stream
@@ -225,18 +250,17 @@ class CodeReader:
         pages = self._memory.read_many(
             [(isolate + offset, 4096) for offset in range(0, _ISOLATE_ROOTS_SIZE, 4096)]
         )
-        words = {word for page in pages if page for (word,) in _WORD.iter_unpack(page)}
-        roots = sorted(word for word in words if word & 3 == 1 and word > 0xFFFF)
-        heads = self._memory.read_many([(root - 1, at + 2) for root in roots])
-        for root, head in zip(roots, heads, strict=True):
-            if (
-                head is not None
-                and int.from_bytes(head[at : at + 2], "little") == wanted
-                and self._heap.instance_type(root) == types.map
-            ):
-                word = _WORD.pack(root)
-                if word not in self._map_words:
-                    self._map_words.append(word)
+        slots: dict[int, int] = {}
+        for index, page in enumerate(pages):
+            for offset, (word,) in enumerate(_WORD.iter_unpack(page or b"")):
+                if word & 3 == 1 and word > 0xFFFF:
+                    slots.setdefault(word, isolate + 4096 * index + 8 * offset)
+        heads = self._memory.read_many([(word - 1 + at, 2) for word in slots])
+        kind = wanted.to_bytes(2, "little", signed=True)
+        for (word, slot), head in zip(slots.items(), heads, strict=True):
+            if head == kind and self._heap.instance_type(word) == types.map:
+                return _Root(slot, _WORD.pack(word), 0)
+        return _Root(0, b"", self._clock() + _EMPTY_TTL_S)
 
     def validate_many(self, pcs: Iterable[int] = (), bytecode_arrays: Iterable[int] = ()) -> None:
         """Check, in one read, all that is cached of the code at `pcs` and of `bytecode_arrays`.

@@ -159,11 +159,10 @@ class World:
         self.layout = make_layout(split=split)
         self.now = 0.0
         self._top = HEAP
-        meta_map = self.allocate(32)
-        self.memory.write_word(meta_map - 1, meta_map)
-        self.memory.write(meta_map - 1 + 12, MAP_TYPE.to_bytes(2, "little"))
+        self._meta_map = HEAP + 1
+        self.make_map(MAP_TYPE)
         self.maps = {
-            kind: self._make_map(meta_map, kind)
+            kind: self.make_map(kind)
             for kind in (CODE_TYPE, STREAM_TYPE, SFI_TYPE, BYTECODE_TYPE, BYTES_TYPE, WRAPPER_TYPE)
         }
         for index, word in enumerate(self.maps.values()):
@@ -180,9 +179,9 @@ class World:
         self._top += size + 15 & ~15
         return address + 1
 
-    def _make_map(self, meta_map: int, kind: int) -> int:
+    def make_map(self, kind: int) -> int:
         word = self.allocate(32)
-        self.memory.write_word(word - 1, meta_map)
+        self.memory.write_word(word - 1, self._meta_map)
         self.memory.write(word - 1 + 12, kind.to_bytes(2, "little"))
         return word
 
@@ -249,6 +248,30 @@ def test_code_is_found_from_any_pc_in_it(split: bool, size: int, at: int) -> Non
     found = world.find(after)
     assert found is not None
     assert found.start == after
+
+
+@both
+def test_an_isolate_may_take_the_place_of_another(split: bool) -> None:
+    world = World(split=split)
+    start = world.new_code(CODE_PAGES, 0x100)
+    kind = STREAM_TYPE if split else CODE_TYPE
+    slot = ISOLATE + 0x800 + 8 * list(world.maps).index(kind)
+    reads = world.memory.reads
+    world.reader.learn_isolate(ISOLATE)
+    assert world.memory.reads == reads + 1
+    world.memory.write_word(slot, 0)
+    world.reader.learn_isolate(ISOLATE)
+    assert world.find(start) is None
+    world.maps[kind] = world.make_map(kind)
+    world.memory.write_word(slot, world.maps[kind])
+    start = world.new_code(CODE_PAGES + 0x200, 0x100)
+    world.reader.learn_isolate(ISOLATE)
+    assert world.find(start) is None  # it was not there a moment ago
+    world.now += 1
+    world.reader.learn_isolate(ISOLATE)
+    code = world.find(start)
+    assert code is not None
+    assert code.start == start
 
 
 @both
