@@ -12,7 +12,7 @@ from jsspy.formats.base import Format, Reader
 from jsspy.formats.cpuprofile import CpuProfile, CpuProfileNative, CpuProfileReader
 from jsspy.formats.folded import Folded, FoldedAnnotated, FoldedReader, FoldedTime
 from jsspy.formats.html import Html
-from jsspy.formats.input import HEAD_BYTES, replayed
+from jsspy.formats.input import read_head, replayed
 from jsspy.formats.native import Native, NativeReader
 from jsspy.formats.raw import FullRaw, FullRawExact, Raw, RawExact
 from jsspy.formats.speedscope import Speedscope, SpeedscopeReader
@@ -65,13 +65,13 @@ def read_profile(source: BinaryIO, filename: str) -> Profile:
     Raises:
         MalformedData: No reader knows the content, or it is damaged.
     """
-    head = source.read(HEAD_BYTES)
+    head = read_head(source)
     source = replayed(head, source)
     try:
         if head.startswith(_GZIP_MAGIC):
             filename = filename.removesuffix(".gz")
             inflated = gzip.GzipFile(fileobj=source)
-            head = inflated.read(HEAD_BYTES)
+            head = read_head(inflated)
             source = replayed(head, inflated)
         for reader in READERS:
             if reader.matches(head, filename):

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from jsspy.formats.input import Source
 from jsspy.formats.output import dump_json, separated, write_text
 from jsspy.formats.tree import Tree, busiest_thread, samples_by_thread
-from jsspy.model.names import VM_KINDS, clean, function_name, function_of, place_of
+from jsspy.model.names import NO_STACK, VM_KINDS, clean, function_name, function_of, place_of
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
 from jsspy.model.sample import ThreadState, VmState
 from jsspy.model.stack import Frame, FrameKind, Location
@@ -167,7 +167,7 @@ class CpuProfileNative(CpuProfile):
 
     def key(self, frame: Frame) -> Frame | None:
         """Return the function that a node stands for; None if the frame has no node."""
-        if frame.kind in VM_KINDS:
+        if frame.kind in VM_KINDS or frame == NO_STACK:
             return None
         return function_of(frame)._replace(inlined=False)
 

@@ -3,7 +3,8 @@
 The number counts samples, or nanoseconds if the samples do not all weigh the same.
 
 Escapes, which `read` does not undo: `;` in a name becomes `:`; NUL, CR and LF become spaces; a
-frame that ends in a blank and digits gets a `:`, for difffolded.pl writes two numbers per line.
+frame that ends in a blank and digits gets a `:`, for difffolded.pl writes two numbers per line; so
+does one whose own name ends like a mark.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from jsspy.model.stack import Frame, FrameKind, Location
 from jsspy.model.units import Pid, Tid
 
 _RESERVED = str.maketrans({";": ":", "\0": " ", "\r": " ", "\n": " "})
-_COUNT_LIKE = re.compile(r"\s[0-9]+(?:\.[0-9]*)?$")
+_MISLEADING = re.compile(r"(?:\s[0-9]+(?:\.[0-9]*)?|_\[[a-z]\])$")
 
 
 def folded_name(frame: Frame) -> str | None:
@@ -31,7 +32,7 @@ def folded_name(frame: Frame) -> str | None:
     original = frame.original_name and frame.original_name.translate(_RESERVED)
     spaced = frame._replace(name=frame.name.translate(_RESERVED), original_name=original)
     label = display_name(spaced).replace(";", ":").strip()
-    return label + ":" if _COUNT_LIKE.search(label) else label
+    return label + ":" if _MISLEADING.search(label) else label
 
 
 def annotated_name(frame: Frame) -> str | None:
@@ -42,7 +43,7 @@ def annotated_name(frame: Frame) -> str | None:
     if frame.inlined:
         return label + "_[i]"
     match frame.kind:
-        case FrameKind.JS:
+        case FrameKind.JS | FrameKind.WASM:
             return label + "_[j]"
         case FrameKind.KERNEL:
             return label + "_[k]"
@@ -139,7 +140,8 @@ def frame_of_label(label: str) -> Frame:
         return Frame(label, kind)
     place = (_SCRIPT_PLACE if kind is FrameKind.UNKNOWN else _PLACE).fullmatch(label)
     if place is None:
-        return Frame("" if label == "(anonymous)" else label, kind, inlined=inlined)
+        name = "" if kind is FrameKind.JS and label == "(anonymous)" else label
+        return Frame(name, kind, inlined=inlined)
     name = "" if place[1] == "(anonymous)" else place[1]
     return Frame(name, FrameKind.JS, definition=Location(place[2], int(place[3])), inlined=inlined)
 

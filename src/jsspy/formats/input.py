@@ -48,6 +48,14 @@ class _Replay(io.RawIOBase):
         return len(data)
 
 
+def read_head(source: Readable) -> bytes:
+    """Read the first HEAD_BYTES, fewer only where the stream ends; pipes give little at a time."""
+    head = b""
+    while len(head) < HEAD_BYTES and (part := source.read(HEAD_BYTES - len(head))):
+        head += part
+    return head
+
+
 def replayed(head: bytes, rest: Readable) -> BinaryIO:
     """Return a stream of `head`, which was read already, and what follows it."""
     return io.BufferedReader(_Replay(head, rest), 1 << 16)

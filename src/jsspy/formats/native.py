@@ -4,8 +4,8 @@ Lossless: the profile that is read equals the one written, order of tables inclu
 
     magic     \x89 J S P Y \r \n \x1a: shows damage by transfers that change line ends
     version   u16, little endian, like all numbers here
-    sections  tag 4 bytes, stored size u32, size u32, CRC-32 of the stored bytes u32, then
-              zlib data of the stored size, `size` bytes when decompressed
+    sections  tag 4 bytes, stored size u32, size u32, CRC-32 of these 12 bytes and the data u32,
+              then zlib data of the stored size, `size` bytes when decompressed
 
     META  JSON: meta, statistics, threads, and lists of the words for kinds, tiers and states
     STRS  all strings: count u32, their sizes in bytes u32 each, UTF-8 (lone surrogates as such)
@@ -42,7 +42,8 @@ MAGIC = b"\x89JSPY\r\n\x1a"
 VERSION = 1
 
 _HEADER = struct.Struct("<8sH")
-_SECTION = struct.Struct("<4sIII")
+_SECTION = struct.Struct("<4sII")
+_CHECKSUM = struct.Struct("<I")
 _BLOCK_SAMPLES = 1 << 16
 
 # What a file may hold. A sample takes 27 bytes here and about 60 in memory, a frame 50 and about
@@ -210,8 +211,8 @@ def _swap(column: array[int]) -> array[int]:
 
 def _write_section(out: BinaryIO, tag: bytes, data: bytes) -> None:
     stored = zlib.compress(data)
-    out.write(_SECTION.pack(tag, len(stored), len(data), zlib.crc32(stored)))
-    out.write(stored)
+    header = _SECTION.pack(tag, len(stored), len(data))
+    out.write(header + _CHECKSUM.pack(zlib.crc32(stored, zlib.crc32(header))) + stored)
 
 
 def _encode_strings(strings: Iterable[str]) -> bytes:
@@ -325,17 +326,17 @@ def _read_version_1(source: BinaryIO) -> Profile:
 
 
 def _read_section(source: BinaryIO) -> tuple[bytes, bytes]:
-    header = source.read(_SECTION.size)
-    if len(header) < _SECTION.size:
+    header, checksum = source.read(_SECTION.size), source.read(_CHECKSUM.size)
+    if len(checksum) < _CHECKSUM.size:
         _file.fail("cut off")
-    tag, stored_size, size, checksum = _SECTION.unpack(header)
+    tag, stored_size, size = _SECTION.unpack(header)
     limit = MAX_META_BYTES if tag == b"META" else MAX_SECTION_BYTES
     if max(stored_size, size) > limit:
         _file.fail(f"section {tag!r}: larger than {limit} bytes")
     stored = source.read(stored_size)
     if len(stored) < stored_size:
         _file.fail("cut off")
-    if zlib.crc32(stored) != checksum:
+    if _CHECKSUM.pack(zlib.crc32(stored, zlib.crc32(header))) != checksum:
         _file.fail(f"section {tag!r}: damaged")
     inflate = zlib.decompressobj()
     try:

@@ -22,11 +22,11 @@ from jsspy.model.names import (
     place_of,
 )
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
-from jsspy.model.stack import Frame, FrameKind, Location
+from jsspy.model.stack import Frame, FrameKind, Location, Module
 from jsspy.model.units import Pid, Tid
 
 _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
-_SCRIPT = re.compile(r"^node:|\.[cm]?[jt]sx?$")
+_SCRIPT = re.compile(r"^(?:node|file|wasm):|\.[cm]?[jt]sx?$")
 _NANOSECONDS = {
     "nanoseconds": 1,
     "microseconds": 1_000,
@@ -251,5 +251,7 @@ def _decode_frame(file: Source, value: Any) -> Frame:
     is_script = bool(_SCRIPT.search(url))
     place = Location(url, line or None, column or None) if url else None
     if not is_script:
+        if place is not None and place.line is None:  # how we write the module of native code
+            return Frame(name, FrameKind.UNKNOWN, module=Module(url))
         return Frame(name, FrameKind.UNKNOWN, definition=place)
     return Frame("" if name == "(anonymous)" else name, FrameKind.JS, definition=place)

@@ -42,7 +42,7 @@ class ThreadInfo(NamedTuple):
 class PauseStats(NamedTuple):
     """How long the target's threads were stopped, in ns; all 0 for engines that stop nothing."""
 
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # tuple.count is of no use here
     p50_ns: int = 0
     p99_ns: int = 0
     max_ns: int = 0

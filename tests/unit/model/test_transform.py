@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from jsspy.errors import JsspyError
 from jsspy.model import transform
 from jsspy.model.names import VM_KINDS, display_name
-from jsspy.model.profile import Profile, ProfileMeta, ValueType
+from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
 from jsspy.model.stack import Frame, FrameKind, Truncation
 from jsspy.model.transform import Grouping
+from jsspy.model.units import Pid, Tid
 from profiles import (
     ARRAY_MAP,
     CORE,
@@ -46,7 +47,7 @@ FRAMES = (
     ARRAY_MAP,
     Frame("", FrameKind.JS),
 )
-THREADS = (MAIN_THREAD, WORKER_THREAD, MAIN_THREAD._replace(pid=7, tid=7))
+THREADS = (MAIN_THREAD, WORKER_THREAD, ThreadInfo(Pid(7), Tid(7), "main"))
 HOT_PATTERN = re.compile(r"^hot ")
 
 
