@@ -42,6 +42,9 @@ from jsspy.v8.reader import V8Reader
 _MAX_CACHED = 1 << 17
 """Answers kept: positions that a large program executes at, 0.5 KiB each."""
 
+_PROLOGUE_SIZE = 128
+"""Bytes at the start of code before which no position can be known: nothing of the function runs."""
+
 _MAX_DISPATCH = 1 << 12
 _WORD = Struct("<Q").unpack_from
 _TIERS = {
@@ -232,16 +235,22 @@ class JsSymbolizer:
                 # Moved since: the function knows where to.
                 array = info.bytecode_array or 0
             if array:
-                position = self._bytecode_position(array, words.bytecode_offset)
+                position = self._bytecode_position(info, array, words.bytecode_offset)
                 frame = _frame(info, position, Tier.INTERPRETED, inlined=False)
                 return _Answer((frame,), (info,), None, 1, 1, is_kept=position is not None)
         return _Answer((_frame(info, None, None, inlined=False),), (info,), None, 1, 1)
 
-    def _bytecode_position(self, array: int, offset: int) -> int | None:
+    def _bytecode_position(
+        self, info: SharedFunctionInfo, array: int, offset_slot: int
+    ) -> int | None:
         header = self._v8.layout.code.bytecode_data
         if header is None:
             return None
-        return self._v8.codes.bytecode_position(array, smi_value(offset) - (header - 1))
+        offset = smi_value(offset_slot) - (header - 1)
+        if offset < 0:
+            # The slot has not been pushed yet.
+            return info.start
+        return self._v8.codes.bytecode_position(array, offset)
 
     def _builtin(self, raw: RawFrame, area: CodeArea, info: SharedFunctionInfo) -> Frame:
         """Return the frame of a JavaScript function that is part of V8."""
@@ -268,7 +277,7 @@ class JsSymbolizer:
         if not raw.fp:
             # There is no frame yet, or no longer: the function comes from a register.
             array = (info.bytecode_array or 0) if info is not None else 0
-            if code.kind is CodeKind.BASELINE and array != code.deoptimization_data:
+            if code.kind is CodeKind.BASELINE and not self._can_be(code, raw.pc, array):
                 return _NOT_FOUND
         elif info is None:
             return _NOT_FOUND
@@ -279,7 +288,16 @@ class JsSymbolizer:
             bytecode_array=array,
             shared=info.address if info is not None else 0,
         )
-        return self._expand(code, places, info, framed=bool(raw.fp))
+        in_prologue = not raw.is_return_address and raw.pc - code.start < _PROLOGUE_SIZE
+        return self._expand(code, places, info, framed=bool(raw.fp), in_prologue=in_prologue)
+
+    def _can_be(self, code: CodeObject, pc: int, array: int) -> bool:
+        """Whether baseline code without a frame can be that of the function in rdi.
+
+        Before the frame is there it is; after it has been left rdi is anything.
+        """
+        known = self._v8.bytecode_array_of(code)
+        return known == array if known is not None else pc - code.start < _PROLOGUE_SIZE
 
     def _expand(
         self,
@@ -288,6 +306,7 @@ class JsSymbolizer:
         info: SharedFunctionInfo | None,
         *,
         framed: bool,
+        in_prologue: bool,
     ) -> _Answer:
         """Return the frames of a place in code, innermost first."""
         tier = _TIERS[code.kind]
@@ -309,10 +328,9 @@ class JsSymbolizer:
                 frames.append(UNKNOWN_INLINED if inlined else UNKNOWN)
                 continue
             functions.append(function)
-            if place.position is None and place.bytecode_offset == -1:
-                position: int | None = function.start
-            else:
-                position = place.position
+            position = place.position
+            if position is None and (place.bytecode_offset == -1 or in_prologue):
+                position = function.start
             frames.append(_frame(function, position, tier, inlined=inlined))
         is_kept = len(functions) == len(frames) and all(
             frame.location is not None and frame.location.line is not None for frame in frames

@@ -426,7 +426,7 @@ class _Walk:
             self._skip_frameless(0, missing)
             return
         if not self._has_all_slots():
-            self._skip_incomplete(v8)
+            self._skip_incomplete(v8, names_function=builtin is not None and builtin.enters_function)
             return
         if builtin is not None and builtin.runs_on_interpreter_frame:
             return
@@ -461,21 +461,24 @@ class _Walk:
         registers[RIP] = found
         self._is_return = True
 
-    def _skip_incomplete(self, v8: V8Reader) -> None:
-        """Go to the caller of a frame whose slots have not been pushed; its function is in rdi."""
+    def _skip_incomplete(self, v8: V8Reader, *, names_function: bool = True) -> None:
+        """Go to the caller of a frame whose slots have not been pushed.
+
+        Args:
+            v8: The readers.
+            names_function: rdi holds the function that is being entered.
+        """
         registers = self._registers
         fp = registers[RBP]
-        if self._word(fp - 8) is not None and registers[RSP] <= fp - 8:
-            marker = self._words_at(v8, fp)
-            if v8.decoder.find_type(marker) is not None:
-                return
+        if registers[RSP] <= fp - 8 and v8.decoder.find_type(self._words_at(v8, fp)) is not None:
+            return
         caller_fp, caller_pc = self._word(fp), self._word(fp + 8)
         if caller_fp is None or caller_pc is None:
             return
-        words = FrameWords(0, self._snapshot.registers.rdi, 0, 0, 0)
-        self._frames.append(
-            RawFrame(Address(registers[RIP]), is_return_address=False, fp=Address(0), words=words)
-        )
+        if names_function:
+            words = FrameWords(0, self._snapshot.registers.rdi, 0, 0, 0)
+            pc = Address(registers[RIP])
+            self._frames.append(RawFrame(pc, is_return_address=False, words=words))
         registers[RBP], registers[RIP] = caller_fp, caller_pc
         self._is_return = True
 
@@ -534,7 +537,7 @@ class _Walk:
             return False
         shared = v8.shared_of(words.function, self._snapshot.followed)
         if code.kind is CodeKind.BASELINE:
-            # Baseline code does not name its function, but the bytecode it was made from.
-            return words.bytecode_array == code.deoptimization_data or not shared
+            array = v8.bytecode_array_of(code)
+            return array is None or words.bytecode_array == array
         places = v8.codes.positions(code, pc, is_return_address=False)
         return not shared or not places or places[-1].shared in (0, shared)

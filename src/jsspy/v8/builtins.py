@@ -21,6 +21,9 @@ _PROLOGUE_SIZE = 512
 """How far into a function to look for the push: checks of all kinds precede it."""
 
 
+_ENTERING = frozenset({"InterpreterEntryTrampoline", "BaselineOutOfLinePrologue"})
+
+
 class Builtin(NamedTuple):
     """One builtin: name without "Builtins_", and its code, as linked."""
 
@@ -32,6 +35,11 @@ class Builtin(NamedTuple):
     def runs_on_interpreter_frame(self) -> bool:
         """Whether rbp is an interpreted function's frame while this runs without a frame of its own."""
         return self.is_handler or self.name.startswith("Interpreter")
+
+    @property
+    def enters_function(self) -> bool:
+        """Whether it builds the frame of a function of a script, which is in rdi meanwhile."""
+        return self.name in _ENTERING
 
     @property
     def is_handler(self) -> bool:

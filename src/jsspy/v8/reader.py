@@ -8,7 +8,7 @@ from jsspy.model.capture import StackSnapshot
 from jsspy.target.memory import Memory
 from jsspy.target.process import V8Binary
 from jsspy.v8.builtins import BuiltinTable
-from jsspy.v8.code import CodeReader
+from jsspy.v8.code import CodeObject, CodeReader
 from jsspy.v8.frames import FrameDecoder
 from jsspy.v8.function import FunctionReader
 from jsspy.v8.heap import Heap
@@ -49,3 +49,13 @@ class V8Reader:
             return 0
         shared: int = _WORD(data, at)[0]
         return shared
+
+    def bytecode_array_of(self, code: CodeObject) -> int | None:
+        """Return the BytecodeArray that baseline code was made from; None if it does not say.
+
+        Since V8 9.6 it is in the slot that optimized code has its deoptimization data in. Source:
+        `Code::bytecode_or_interpreter_data` in src/objects/code-inl.h, at 10.2.154.
+        """
+        data = code.deoptimization_data
+        is_array = self.heap.instance_type(data) == self.layout.types.bytecode_array
+        return data if is_array else None
