@@ -25,6 +25,7 @@ from jsspy.target.maps import Mapping
 from jsspy.target.process import Target, V8Binary
 from jsspy.v8.code import (
     CodeReader,
+    InlinedPosition,
     frame_push_offset,
     return_address_offset,
     returns_after_call,
@@ -114,6 +115,66 @@ let countdown = +process.argv[2];
 main();
 """
 
+CHURNING = """'use strict';
+class Point {
+  constructor(x, y) { this.x = x; this.y = y; }
+  add(other) { return new Point(this.x + other.x, this.y + other.y); }
+  get length() { return Math.sqrt(this.x * this.x + this.y * this.y); }
+}
+function words(text) {
+  const out = [];
+  for (const word of text.split(' ')) out.push(word.length > 2 ? word.toUpperCase() : word);
+  return out;
+}
+function count(list) {
+  const seen = new Map();
+  for (const word of list) seen.set(word, (seen.get(word) || 0) + 1);
+  return seen;
+}
+function tree(depth) {
+  return depth === 0 ? null : { left: tree(depth - 1), right: tree(depth - 1), value: depth };
+}
+function sum(node) {
+  return node === null ? 0 : node.value + sum(node.left) + sum(node.right);
+}
+function sort(list) {
+  for (let i = 1; i < list.length; i++) {
+    let j = i;
+    const x = list[i];
+    while (j > 0 && list[j - 1] > x) { list[j] = list[j - 1]; j--; }
+    list[j] = x;
+  }
+  return list;
+}
+function objects(n) {
+  let total = 0;
+  for (let i = 0; i < n; i++) {
+    const o = { a: i, b: i * 2.5, c: 'k' + (i & 7) };
+    total += o.a + o.b + o.c.length;
+    if (i % 17 === 0) total -= [o.a, o.b].map((v) => v | 0).reduce((p, v) => p + v, 0);
+  }
+  return total;
+}
+let total = 0;
+function round(i) {
+  let point = new Point(i, 1);
+  for (let k = 0; k < 20; k++) point = point.add(new Point(k, k));
+  total += point.length + count(words('the quick brown fox jumps over it ' + i)).size;
+  total += sum(tree(5)) + sort([5, 3, 9, 1, i % 10, 2, 8])[0] + objects(30);
+  if (i % 100 === 0) {
+    // Functions that live for a while: their code is made, deoptimized, moved and freed.
+    const made = new Function('n', 'let s = 0; for (let i = 0; i < n; i++) s += i ^ n; return s;');
+    for (let k = 0; k < 400; k++) total += made(k);
+    total += sum({ value: '' + i, left: null, right: null }).length;
+  }
+  try { if (i % 50 === 0) throw new Error('x'); } catch (error) { total += error.message.length; }
+}
+for (let i = 0; ; i++) {
+  round(i);
+  if (i === +process.argv[2]) require('fs').writeSync(1, 'ready\\n');
+}
+"""
+
 CALL_LINES = {"main": 30, "hot": 22, "step": 16, "mid2": 11}
 BODIES = {
     "main": range(26, 34),
@@ -171,6 +232,8 @@ class Reader:
     functions: FunctionReader
     codes: CodeReader
     isolate: int
+    placed: list[int]
+    """Positions in generated code: not known, known."""
 
     def word(self, address: int) -> int:
         return int.from_bytes(self.target.memory.read(Address(address), 8), "little")
@@ -183,6 +246,15 @@ class Reader:
             # V8 before 11 makes pages executable and writable in turn.
             mapping = self.target.address_space(refresh=True).find(pc)
         return mapping if mapping is not None and not mapping.path else None
+
+    def check(self, at: InlinedPosition) -> bool:
+        """Check that a position lies in its function; say whether there is one."""
+        function = self.functions.read_shared(at.shared)
+        assert function is not None
+        if at.position is None:
+            return False
+        assert function.start <= at.position <= function.end, (function.name, at)
+        return True
 
     def place(self, shared: int, position: int | None, kind: CodeKind | None) -> Place | None:
         function = self.functions.read_shared(shared)
@@ -218,6 +290,8 @@ class Reader:
                 shared=shared,
             )
             assert not places or places[-1].shared == shared
+            for at in places:
+                self.placed[self.check(at)] += 1
             found = [self.place(at.shared, at.position, code.kind) for at in places]
         else:
             array = self.word(fp + array_slot)
@@ -272,7 +346,7 @@ def _reading(pid: int) -> Iterator[Reader]:
         functions = FunctionReader(heap)
         codes = CodeReader(heap, functions)
         codes.learn_isolate(isolate)
-        yield Reader(target, layout, heap, functions, codes, isolate)
+        yield Reader(target, layout, heap, functions, codes, isolate, [0, 0])
     finally:
         target.close()
 
@@ -385,3 +459,19 @@ def test_running_chains_are_true(version: str, mode: str) -> None:
             time.sleep(0.001)
         if mode != "interpreted":
             assert leaves > 10
+
+
+@pytest.mark.parametrize(("version", "mode"), _cases())
+def test_positions_lie_within_their_functions(version: str, mode: str) -> None:
+    with (
+        nodes.running(version, CHURNING, "300", flags=_flags(mode, version)) as process,
+        _reading(process.pid) as reader,
+    ):
+        for _ in range(120):
+            with stopped(Tid(process.pid)) as tracee:
+                _sample(reader, Registers._make(tracee.read_registers()))
+            time.sleep(0.002)
+        unknown, known = reader.placed
+        if mode != "interpreted":
+            assert known > 50
+            assert unknown <= known // 20
