@@ -40,11 +40,14 @@ _CONTAINER_MARKS = (
     ("kubepods", "kubernetes"),
     ("/kubelet/pods/", "kubernetes"),
     ("libpod", "podman"),
+    ("/containers/storage/", "podman"),
     ("/docker/", "docker"),
     ("docker-", "docker"),
     ("containerd", "containerd"),
     ("/lxc", "lxc"),
 )
+
+_OWN_MOUNTS = (["/"], ["/etc/hosts"], ["/etc/hostname"], ["/etc/resolv.conf"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ def read_facts() -> Facts:
         in_user_namespace=decode_uid_map(_read_text("/proc/self/uid_map"))
         != [_INITIAL_USER_NAMESPACE],
         container=find_container(
-            _read_text("/proc/1/cgroup") + mounts,
+            _read_text("/proc/1/cgroup"),
+            mounts,
             os.environ,
             has_dockerenv=Path("/.dockerenv").exists(),
             has_containerenv=Path("/run/.containerenv").exists(),
@@ -141,26 +145,33 @@ def decode_hidepid(mountinfo: str) -> str:
 
 
 def find_container(
-    text: str, environment: Mapping[str, str], *, has_dockerenv: bool, has_containerenv: bool
+    cgroup: str,
+    mountinfo: str,
+    environment: Mapping[str, str],
+    *,
+    has_dockerenv: bool,
+    has_containerenv: bool,
 ) -> str:
     """Name the kind of container we run in; "" if it looks like none.
 
     Args:
-        text: /proc/1/cgroup and /proc/self/mountinfo: with cgroup namespaces the first says
-            nothing, but the files that an engine binds over /etc/hosts still show in the second.
+        cgroup: /proc/1/cgroup. With cgroup namespaces it says nothing.
+        mountinfo: /proc/self/mountinfo. Engines bind files of their own over /etc/hosts; a host
+            shows the mounts of its containers, too, but not there.
         environment: Our own.
         has_dockerenv: /.dockerenv exists.
         has_containerenv: /run/.containerenv exists.
     """
     if "KUBERNETES_SERVICE_HOST" in environment:
         return "kubernetes"
-    marks = [kind for mark, kind in _CONTAINER_MARKS if mark in text]
-    # On a container host the mounts of its containers show, too: only our own root and /etc count.
+    lines = [line for line in mountinfo.splitlines() if line.split()[4:5] in _OWN_MOUNTS]
+    text = "\n".join([cgroup, *lines])
+    for mark, kind in _CONTAINER_MARKS:
+        if mark in text:
+            return kind
     if has_containerenv:
         return "podman"
-    if has_dockerenv:
-        return "kubernetes" if "kubernetes" in marks else "docker"
-    return ""
+    return "docker" if has_dockerenv else ""
 
 
 def read_subject(pid: int) -> Subject | None:

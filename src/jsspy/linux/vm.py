@@ -163,6 +163,7 @@ class Reader:
             self.gather_failed(libc.get_errno())
             if not self.can_gather:
                 return []
+            count = 0
         result: list[bytes | None] = []
         offset = 0
         for _, size in ranges[first:last]:
