@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,22 +32,30 @@ IDLE = "setInterval(function () {}, 1 << 30); console.log('ready');"
 
 def environment() -> dict[str, str]:
     """Return an environment in which `python -m jsspy` is this working copy."""
-    return os.environ | {"PYTHONPATH": str(nodes.ROOT / "src"), "TERM": "dumb"}
+    path = os.pathsep.join([str(nodes.ROOT / "src"), *os.environ.get("PYTHONPATH", "").split(":")])
+    return os.environ | {"PYTHONPATH": path, "TERM": "dumb"}
+
+
+AS_NOBODY = (
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+    # So that python and we can be read wherever they lie; it does not count for ptrace.
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
+"""Start of a command line that makes root another user."""
 
 
 def jsspy(
-    *arguments: str, cwd: Path | None = None, stdin: bytes = b"", user: int | None = None
+    *arguments: str, cwd: Path | None = None, stdin: bytes = b"", prefix: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run jsspy to its end."""
+    """Run jsspy to its end; `prefix` is the start of a command line."""
     done = subprocess.run(
-        [sys.executable, "-m", "jsspy", *arguments],
+        [*prefix, sys.executable, "-m", "jsspy", *arguments],
         input=stdin,
         capture_output=True,
         timeout=TIMEOUT_S,
         cwd=cwd,
         env=environment(),
         check=False,
-        user=user,
     )
     return subprocess.CompletedProcess(
         done.args, done.returncode, done.stdout.decode(), done.stderr.decode()

@@ -5,7 +5,7 @@ uses it iterates over `run()`, which yields a `Status` a few times a second at l
 to stop:
 
     with Recorder(PtraceEngine(rate_hz=99), period_ns=10_101_010) as recorder:
-        recorder.add(Target.open(pid))
+        recorder.add(pid)
         for status in recorder.run(duration_ns=10**10):
             ...
     recorder.profile
@@ -58,6 +58,9 @@ STARTING_POLL_S = 0.005
 """How often a process that has no isolate yet is looked at while nothing else is sampled."""
 
 
+MAX_EXECS = 1000
+"""Programs that a process may go through while it is being opened, each in about a millisecond."""
+
 MAX_DESCENDANTS = 100
 """Of a process that is not node, looked at for one that is."""
 
@@ -97,15 +100,20 @@ class TargetInfo(NamedTuple):
 class _Session:
     """One process as it has been since its last exec."""
 
-    def __init__(self, target: Target, *, strict: bool) -> None:
+    def __init__(self, target: Target, image: bytes, *, strict: bool) -> None:
         """Look for V8 in `target`.
+
+        Args:
+            target: Opened while the process had `image`.
+            image: What `_read_image` said.
+            strict: Raise if its V8 is not known.
 
         Raises:
             UnknownV8: `strict`, and its V8 is not known.
             ProcessExited: It ended.
         """
         self.target = target
-        self.image = _read_image(target.pid)
+        self.image = image
         self.node_version: str | None = None
         self.layout: Layout | None = None
         self.plan: CapturePlan | None = None
@@ -157,6 +165,26 @@ class _Session:
             if mapping.path == "[stack]":
                 return [ThreadPlan(Tid(self.target.pid), Address(0), mapping.end)]
         return []
+
+
+def _open_session(pid: Pid, *, strict: bool) -> _Session:
+    """Open a process; see `Recorder.add` for what is raised.
+
+    Shells start programs by exec, and what was opened before is of no use after: what counts is
+    that it was the same program before and after.
+    """
+    for _ in range(MAX_EXECS):
+        image = _read_image(pid)
+        target = Target.open(pid)
+        try:
+            session = _Session(target, image, strict=strict)
+        except BaseException:
+            target.close()
+            raise
+        if _read_image(pid) == image:
+            return session
+        target.close()
+    raise ProcessExited(f"process {pid} never stays the same program")
 
 
 class Recorder:
@@ -219,27 +247,35 @@ class Recorder:
             session.target.close()
         self._sessions.clear()
 
-    def add(self, target: Target, *, starting: bool = False) -> None:
-        """Add a target, which is the recorder's from here on.
+    def add(self, pid: int, *, starting: bool = False) -> Target:
+        """Add a process.
 
         Args:
-            target: The process.
+            pid: The process.
             starting: It was started a moment ago: it may exec a few times before it is node.
 
+        Returns:
+            The process, opened; it is the recorder's to close.
+
         Raises:
+            ProcessNotFound: No process has this pid.
+            ProcessExited: It ended.
+            PermissionDenied: It may not be read.
+            UnsupportedTarget: Not for this architecture.
             NotNode: There is no V8 in it, it is not `starting`, and children are not followed.
             UnknownV8: The recorder is strict, and its V8 is not known.
-            ProcessExited: It ended.
         """
-        session = _Session(target, strict=self._strict)
+        session = _open_session(Pid(pid), strict=self._strict)
+        target = session.target
         if session.v8 is None and not starting and not self._follow_children:
             command = " ".join(target.command)
             target.close()
             raise NotNode(
-                f"process {target.pid} ({command}) is not Node.js: it has no V8 in it",
-                hint=_hint_child(target.pid),
+                f"process {pid} ({command}) is not Node.js: it has no V8 in it",
+                hint=_hint_child(pid),
             )
         self._sessions[target.pid] = session
+        return target
 
     def run(
         self, duration_ns: int | None = None, should_stop: Callable[[], bool] = lambda: False
@@ -354,7 +390,7 @@ class Recorder:
             self.engine.remove_target(pid)
         old.target.close()
         del self._sessions[pid]
-        session = self._sessions[pid] = _Session(Target.open(pid), strict=self._strict)
+        session = self._sessions[pid] = _open_session(pid, strict=self._strict)
         return session
 
     def _drop(self, pid: Pid) -> None:
@@ -394,10 +430,9 @@ class Recorder:
                     continue
                 self._strangers[child] = image
                 try:
-                    target = Target.open(child)
-                    session = _Session(target, strict=self._strict)
+                    session = _open_session(child, strict=self._strict)
                     if session.v8 is None:
-                        target.close()
+                        session.target.close()
                     else:
                         self._sessions[child] = session
                 except (ProcessExited, ProcessNotFound):

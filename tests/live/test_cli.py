@@ -48,7 +48,7 @@ def test_record_writes_a_page_under_its_default_name(version: str, tmp_path: Pat
     assert done.stdout == ""
     (page,) = tmp_path.iterdir()
     assert re.fullmatch(rf"node-{target.pid}-\d{{8}}T\d{{6}}Z\.html", page.name)
-    assert "leafWork" in page.read_text(encoding="utf-8")
+    assert page.read_bytes().startswith(b"<!doctype html>")
     lines = done.stderr.splitlines()
     assert lines[0].startswith("Sampling ")
     assert lines[0].endswith(" at 99 Hz for 1 s")
@@ -352,12 +352,9 @@ def test_node_flames_own_command_line(version: str, kind: str) -> None:
             assert last == ""
             assert all(re.fullmatch(r"(  )*\d+ .+", line) for line in tree)
         case "flame":
-            assert "leafWork" in done.stdout
-            assert "<html" in done.stdout.lower()
+            assert done.stdout.startswith("<!doctype html>")
         case _:
             assert done.stdout.startswith(" \n \n \n")
             assert done.stdout.rstrip("\n").endswith("\n   1")
-            separator = "/" if kind == "fullraw" else ":"
-            assert re.search(
-                rf"^outerWork:.*{separator}program\.js:\d+$", done.stdout, re.MULTILINE
-            )
+            path = "/.*/" if kind == "fullraw" else ""
+            assert re.search(rf"^outerWork:{path}program\.js:\d+$", done.stdout, re.MULTILINE)

@@ -16,10 +16,9 @@ import pytest
 
 import nodes
 from jsspy.formats import load_profile
-from running import BUSY, IDLE, jsspy, starting, wait_sampling
+from running import AS_NOBODY, BUSY, IDLE, jsspy, starting, wait_sampling
 
 VERSION = nodes.selected(("22.23.3",))
-NOBODY = 65534
 
 
 def assert_error(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
@@ -97,13 +96,13 @@ def test_sleeper_has_no_samples(version: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", VERSION)
 @pytest.mark.parametrize("verb", ["record", "dump", "list"])
 def test_no_permission(version: str, verb: str, tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        nodes.missing("root and setpriv, to become another user")
     tmp_path.chmod(0o777)
     with nodes.running(version, BUSY) as target:
         pid = str(target.pid)
         if verb == "list":
-            done = jsspy("list", "--json", user=NOBODY)
+            done = jsspy("list", "--json", prefix=AS_NOBODY)
             assert done.returncode == 0, done.stderr
             (row,) = [row for row in json.loads(done.stdout) if row["pid"] == target.pid]
             assert row["attachable"] is False
@@ -111,7 +110,7 @@ def test_no_permission(version: str, verb: str, tmp_path: Path) -> None:
             assert row["hint"].startswith("sudo ")
         else:
             output = ("-o", str(tmp_path / "a.jsspy")) if verb == "record" else ()
-            done = jsspy(verb, "--pid", pid, *output, user=NOBODY)
+            done = jsspy(verb, "--pid", pid, *output, prefix=AS_NOBODY)
             assert_error(
                 done, 4, f"cannot attach to process {pid}", "belongs to", f"Try: sudo jsspy {verb}"
             )

@@ -157,7 +157,7 @@ def _check_samples(pid: int) -> Check:
     """Take a few samples and say how many of their JavaScript frames have a function."""
     engine = PtraceEngine(rate_hz=_TEST_RATE_HZ, idle=True)
     with Recorder(engine, period_ns=1_000_000_000 // _TEST_RATE_HZ) as recorder:
-        recorder.add(Target.open(pid))
+        recorder.add(pid)
         for _ in recorder.run(_TEST_NS):
             pass
         stats = recorder.profile.stats

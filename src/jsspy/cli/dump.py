@@ -9,7 +9,7 @@ import click
 
 from jsspy.cli import output
 from jsspy.cli.interrupts import Interrupts
-from jsspy.cli.targets import open_targets, targeting_options
+from jsspy.cli.targets import add_targets, choose_pids, targeting_options
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import NoSamples
 from jsspy.model.names import function_name, path_of
@@ -41,7 +41,7 @@ def dump_command(
     With neither --pid nor --name the only node process of this user is taken. A thread that runs
     is stopped for a fraction of a millisecond; one that sleeps is not stopped.
     """
-    targets = open_targets(pids, name, "dump")
+    chosen = choose_pids(pids, name, "dump")
     engine = PtraceEngine(rate_hz=_RATE_HZ, idle=True)
     with Recorder(
         engine,
@@ -50,9 +50,7 @@ def dump_command(
         strict=strict,
         follow_children=subprocesses,
     ) as recorder:
-        for target in targets:
-            recorder.add(target)
-        pid = targets[0].pid
+        add_targets(recorder, chosen, "dump")
         threads = recorder.profile.threads
         wanted = 0
 
@@ -70,7 +68,7 @@ def dump_command(
     for sentence in recorder.profile.meta.notes:
         output.note(f"jsspy: {sentence}")
     if not len(recorder.profile):
-        raise NoSamples("not one thread could be looked at", hint=f"jsspy doctor --pid {pid}")
+        raise NoSamples("not one thread could be looked at", hint=f"jsspy doctor --pid {chosen[0]}")
     return 0
 
 

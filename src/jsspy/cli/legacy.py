@@ -14,7 +14,6 @@ from jsspy.engines.ptrace import PtraceEngine
 from jsspy.exporters.file import open_destination
 from jsspy.formats import FORMATS
 from jsspy.recorder import Recorder
-from jsspy.target.process import Target
 
 MAX_SECONDS = 30
 RATE_HZ = 125
@@ -39,7 +38,7 @@ def legacy_command(pid: int, kind: str, seconds: int, force: bool) -> int:
     exporter.check()
     engine = PtraceEngine(rate_hz=RATE_HZ, idle=True)
     with Recorder(engine, period_ns=1_000_000_000 // RATE_HZ) as recorder:
-        recorder.add(Target.open(pid))
+        recorder.add(pid)
         output.note(f"Sampling {pid} for {seconds}s, outputting {kind}.\n")
         with Interrupts() as interrupts:
             for _ in recorder.run(seconds * 1_000_000_000, interrupts.should_stop):

@@ -6,8 +6,6 @@ import gc
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
 
@@ -17,7 +15,7 @@ from jsspy.cli.outputs import choose_format, default_file_name, output_options
 from jsspy.cli.progress import make_progress
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.summary import describe_targets, show_summary, summarize
-from jsspy.cli.targets import open_targets, shorten, targeting_options
+from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import NoSamples, NotNode, ProcessExited, ProcessNotFound
 from jsspy.exporters.base import Exporter
@@ -115,54 +113,48 @@ def record_command(
     if len(command) == 1 and command[0].isdecimal():
         raise click.UsageError(f"a process is named with --pid {command[0]}")
     chosen = choose_format(form, destination)
-    with _targets(pids, name, command, destination, chosen) as (targets, started, exporter):
-        exporter.check()
-        engine = PtraceEngine(rate_hz=rate_hz, idle=idle)
-        with Recorder(
-            engine,
-            period_ns=1_000_000_000 // rate_hz,
-            value_type=ValueType.WALL if idle else ValueType.CPU,
-            strict=strict,
-            follow_children=subprocesses,
-        ) as recorder:
-            for target in targets:
-                recorder.add(target, starting=started is not None)
+    engine = PtraceEngine(rate_hz, idle=idle)
+    with Recorder(
+        engine,
+        period_ns=1_000_000_000 // rate_hz,
+        value_type=ValueType.WALL if idle else ValueType.CPU,
+        strict=strict,
+        follow_children=subprocesses,
+    ) as recorder:
+        now = time.time()
+        started = None
+        if command:
+            program = os.path.basename(command[0])  # noqa: PTH119 - a word of a command line
+            # Before it is started: then its pid, which is part of the name, is not known yet.
+            open_destination(
+                destination or default_file_name(program, 0, now, chosen.suffix)
+            ).check()
+            started = StartedCommand(command)
+        try:
+            if started is not None:
+                target = _add_started(recorder, started)
+            else:
+                target = add_targets(recorder, choose_pids(pids, name, "record"), "record")[0]
+            exporter = open_destination(
+                destination or default_file_name(target.name, target.pid, now, chosen.suffix)
+            )
+            exporter.check()
             with Interrupts() as interrupts:
                 _sample(ctx, recorder, interrupts, exporter, chosen, duration_s, rate_hz)
                 return _finish(
                     recorder, interrupts, exporter, chosen, duration_s, started, as_json=as_json
                 )
+        except BaseException:
+            if started is not None:
+                started.terminate()
+            raise
 
 
-@contextmanager
-def _targets(
-    pids: tuple[int, ...],
-    name: re.Pattern[str] | None,
-    command: tuple[str, ...],
-    destination: str | None,
-    form: Format,
-) -> Iterator[tuple[list[Target], StartedCommand | None, Exporter]]:
-    """Open or start what is to be recorded, once it is known that the output can be written."""
-    now = time.time()
-    if not command:
-        targets = open_targets(pids, name, "record")
-        first = targets[0]
-        file = destination or default_file_name(first.name, first.pid, now, form.suffix)
-        yield targets, None, open_destination(file)
-        return
-    program = os.path.basename(command[0])  # noqa: PTH119 - text of a command, not a path of ours
-    open_destination(destination or default_file_name(program, 0, now, form.suffix)).check()
-    started = StartedCommand(command)
+def _add_started(recorder: Recorder, started: StartedCommand) -> Target:
     try:
-        try:
-            target = Target.open(started.pid)
-        except (ProcessExited, ProcessNotFound) as err:
-            raise _never_node(started) from err
-        file = destination or default_file_name(program, started.pid, now, form.suffix)
-        yield [target], started, open_destination(file)
-    except BaseException:
-        started.terminate()
-        raise
+        return recorder.add(started.pid, starting=True)
+    except (ProcessExited, ProcessNotFound) as err:
+        raise _never_node(started) from err
 
 
 def _sample(

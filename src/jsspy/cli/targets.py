@@ -18,6 +18,7 @@ from jsspy.errors import (
     TargetError,
     UnsupportedTarget,
 )
+from jsspy.recorder import Recorder
 from jsspy.target.elf import ElfFile
 from jsspy.target.process import Target
 
@@ -75,8 +76,8 @@ def targeting_options(function: _Function) -> _Function:
     return by_pid(by_name(function))
 
 
-def open_targets(pids: tuple[int, ...], name: re.Pattern[str] | None, verb: str) -> list[Target]:
-    """Open what the options ask for; with none of them, this user's only node process.
+def choose_pids(pids: tuple[int, ...], name: re.Pattern[str] | None, verb: str) -> list[int]:
+    """Return the processes that the options ask for; with no option, this user's only node process.
 
     Args:
         pids: From --pid.
@@ -86,8 +87,6 @@ def open_targets(pids: tuple[int, ...], name: re.Pattern[str] | None, verb: str)
     Raises:
         ProcessNotFound: There is nothing that matches.
         TargetError: There is more than one candidate, and no option says which.
-        PermissionDenied: It may not be looked at.
-        UnsupportedTarget: Not for this architecture.
     """
     chosen = list(dict.fromkeys(pids))
     if name is not None:
@@ -98,22 +97,13 @@ def open_targets(pids: tuple[int, ...], name: re.Pattern[str] | None, verb: str)
                 hint="jsspy list    shows the node processes of this machine",
             )
         chosen += [process.pid for process in matches if process.pid not in chosen]
-    if not chosen:
-        chosen = [choose_only_one(list(iter_node_processes()), os.geteuid(), verb).pid]
-    targets: list[Target] = []
-    try:
-        for pid in chosen:
-            targets.append(_open(pid, verb))  # noqa: PERF401 - those before it are to be closed
-    except BaseException:
-        for target in targets:
-            target.close()
-        raise
-    return targets
+    return chosen or [choose_only_one(list(iter_node_processes()), os.geteuid(), verb).pid]
 
 
-def _open(pid: int, verb: str) -> Target:
+def add_targets(recorder: Recorder, pids: list[int], verb: str) -> list[Target]:
+    """Add processes to a recorder; see `Recorder.add`. Hints name the verb that was typed."""
     try:
-        return Target.open(pid)
+        return [recorder.add(pid) for pid in pids]
     except PermissionDenied as err:
         if err.hint is not None:
             err.hint = err.hint.replace("sudo jsspy record ", f"sudo jsspy {verb} ")
