@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 
 from jsspy.engines.ptrace import PtraceEngine
-from jsspy.formats import READERS
+from jsspy.formats import load_profile
 from jsspy.model.sample import RawSample
 from jsspy.recorder import Recorder
 from jsspy.resolve import Resolver
@@ -129,8 +129,7 @@ def bench_setup(version: str) -> None:
             seconds = []
             for _ in range(3):
                 run = cold_and_warm(short, 1 - index, index)[index][0]
-                with out.open("rb") as file:
-                    first_ns = READERS["jsspy"].read(file).time_ns[0]
+                first_ns = load_profile(out).time_ns[0]
                 seconds.append((first_ns - run.start_ns) / 1e9)
             firsts[name] = median(seconds)
         report("first sample, cold", firsts["cold"], "s", budget["first_sample_cold_s"])

@@ -10,7 +10,7 @@ import nodes
 import pytest
 import selftime
 
-from jsspy.formats import READERS
+from jsspy.formats import load_profile
 
 PROFILE_MS = 5000
 RATE_HZ = 400
@@ -56,8 +56,7 @@ def test_self_time_agrees_with_v8(version: str, tmp_path: Path) -> None:
         v8_profile(target, after)
 
     first, second = selftime.of_cpuprofile(before), selftime.of_cpuprofile(after)
-    with ours.open("rb") as file:
-        recorded = selftime.of_profile(READERS["jsspy"].read(file))
+    recorded = selftime.of_profile(load_profile(ours))
     allowed = selftime.distance(first, second) + SLACK
     assert selftime.distance(first, recorded) <= allowed, (first, recorded)
     assert selftime.distance(second, recorded) <= allowed, (second, recorded)
