@@ -107,13 +107,11 @@ def test_no_permission(version: str, verb: str, tmp_path: Path) -> None:
             (row,) = [row for row in json.loads(done.stdout) if row["pid"] == target.pid]
             assert row["attachable"] is False
             assert "operation not permitted" in row["reason"]
-            assert row["hint"].startswith("sudo ")
+            assert row["hint"]
         else:
             output = ("-o", str(tmp_path / "a.jsspy")) if verb == "record" else ()
             done = jsspy(verb, "--pid", pid, *output, prefix=AS_NOBODY)
-            assert_error(
-                done, 4, f"cannot attach to process {pid}", "belongs to", f"Try: sudo jsspy {verb}"
-            )
+            assert_error(done, 4, f"cannot attach to process {pid}", "belongs to", "Try: ")
 
 
 @pytest.fixture(scope="session")
