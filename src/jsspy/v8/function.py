@@ -116,6 +116,8 @@ class Script:
         "address",
         "column_offset",
         "id",
+        "id_range",
+        "id_word",
         "line_offset",
         "name",
         "source_url",
@@ -139,6 +141,9 @@ class Script:
         self._attempts = 0
         self.address = address
         self.id = _script_id(heap, words)
+        self.id_range = (address - 1 + objects.script_id, 8)
+        self.id_word = words[objects.script_id : objects.script_id + 8]
+        """What must be read at `id_range` for as long as this is the script there."""
         self.line_offset = smi_value(_word(words, objects.script_line_offset))
         self.column_offset = smi_value(_word(words, objects.script_column_offset))
         self.name = _read_text(heap, _word(words, objects.script_name))
@@ -263,6 +268,9 @@ class SharedFunctionInfo(NamedTuple):
 class _Cached(NamedTuple):
     words: bytes
     info: SharedFunctionInfo
+    range: tuple[int, int]
+    """Where `words` were read: (address, size)."""
+    script: Script | None
 
 
 class FunctionReader:
@@ -290,28 +298,22 @@ class FunctionReader:
         once: the words of each function, and the id of each script among them.
         """
         functions = self._functions
-        known = [sfi for sfi in set(sfis) if sfi in functions]
-        scripts: dict[int, Script] = {}
-        for sfi in known:
-            script = functions[sfi].info.script
-            if script is not None:
-                scripts[script.address] = script
-        id_offset = self.heap.layout.objects.script_id - 1
-        ranges = [(sfi - 1, self._size) for sfi in known]
-        ranges += [(address + id_offset, 8) for address in scripts]
+        entries = [functions[sfi] for sfi in set(sfis) if sfi in functions]
+        scripts = {entry.script for entry in entries if entry.script is not None}
+        ranges = [entry.range for entry in entries]
+        ranges += [script.id_range for script in scripts]
         found = self.heap.memory.read_many(ranges)
         gone = set()
-        for script, word in zip(scripts.values(), found[len(known) :], strict=True):
-            if word is None or int.from_bytes(word, "little") != script.id << 32:
+        for script, word in zip(scripts, found[len(entries) :], strict=True):
+            if word != script.id_word:
                 gone.add(script)
                 self._scripts.pop(script.address, None)
         self._fresh.clear()
-        for sfi, words in zip(known, found, strict=False):
-            entry = functions[sfi]
-            if entry.words == words and entry.info.script not in gone:
-                self._fresh.add(sfi)
+        for entry, words in zip(entries, found, strict=False):
+            if entry.words == words and entry.script not in gone:
+                self._fresh.add(entry.info.address)
             else:
-                del functions[sfi]
+                del functions[entry.info.address]
 
     def read_shared(self, sfi: int) -> SharedFunctionInfo | None:
         """Return a function; None if there is none, or none any more, at this address."""
@@ -334,7 +336,6 @@ class FunctionReader:
         name_or_scope = _word(words, objects.sfi_name_or_scope_info)
         script_word = _word(words, objects.sfi_script)
         data_word = _word(words, objects.sfi_function_data)
-        first_slot = objects.scope_info_first_slot
         entry = self._functions.get(sfi)
         if entry is not None and entry.words == words and self._is_current(entry.info.script):
             self._fresh.add(sfi)
@@ -347,6 +348,8 @@ class FunctionReader:
                 (data_word - 1, _DATA_SIZE),
             ]
         )
+        if data_words is None and is_heap_object(data_word):
+            data_words = self._read_to_page_end(data_word)
         script = self._find_script(script_word, script_words)
         bytecode_array = self._find_bytecode_array(data_word, data_words)
         name, start, end = "", -1, -1
@@ -366,9 +369,13 @@ class FunctionReader:
         if len(self._functions) >= MAX_FUNCTIONS:
             self._functions.clear()
             self._fresh.clear()
-        self._functions[sfi] = _Cached(words, info)
+        self._functions[sfi] = _Cached(words, info, (sfi - 1, self._size), script)
         self._fresh.add(sfi)
         return info
+
+    def _read_to_page_end(self, obj: int) -> bytes:
+        """Return the first bytes of an object at the end of what is mapped."""
+        return self.heap.memory.read(Address(obj - 1), min(-(obj - 1) & 0xFFF, 512))
 
     def _type_of(self, obj: int, words: bytes | None) -> int | None:
         """Return the type of an object whose first bytes may have been read already."""
@@ -381,8 +388,8 @@ class FunctionReader:
     def _is_current(self, script: Script | None) -> bool:
         if script is None:
             return True
-        id_offset = self.heap.layout.objects.script_id
-        return self.heap.read_field(script.address, id_offset) == script.id << 32
+        address, size = script.id_range
+        return self.heap.memory.read(Address(address), size) == script.id_word
 
     def _find_script(self, word: int, words: bytes | None) -> Script | None:
         """Return the script of a function; None if it has none.
@@ -441,7 +448,7 @@ class FunctionReader:
                 return None
             if words is None:
                 words = self.heap.memory.read(Address(word - 1), _DATA_SIZE)
-            fields = [_word(words, offset) for offset in range(8, _DATA_SIZE, 8)]
+            fields = [_word(words, offset) for offset in range(8, len(words) - 7, 8)][:4]
             kinds = [self.heap.instance_type(field) for field in fields]
             for wanted in (types.bytecode_array, types.interpreter_data):
                 if wanted in kinds:
@@ -466,8 +473,7 @@ class FunctionReader:
         objects = self.heap.layout.objects
         first = objects.scope_info_first_slot
         if words is None:
-            # It lies at the end of what is mapped.
-            words = self.heap.memory.read(Address(scope - 1), min(-(scope - 1) & 0xFFF, 512))
+            words = self._read_to_page_end(scope)
         count = smi_value(_word(words, first + 8 * objects.scope_info_context_local_count))
         if not 0 <= count <= MAX_LOCALS:
             raise MalformedData(f"ScopeInfo at {scope:#x}", f"{count} locals")
@@ -505,9 +511,9 @@ class FunctionReader:
                 if name is not None:
                     return name, smi_value(start), smi_value(end)
         # An eval in V8 before 12: a function name that is empty, its slot, and nothing inferred.
-        name, slot, start, end = slots[:4]
-        if is_heap_object(name) and is_smi(slot) and _are_positions(start, end):
-            return _read_text(self.heap, name), smi_value(start), smi_value(end)
+        text, slot, start, end = slots[:4]
+        if is_heap_object(text) and is_smi(slot) and _are_positions(start, end):
+            return _read_text(self.heap, text), smi_value(start), smi_value(end)
         # A script or an eval; or a module, whose number of variables comes first.
         for index in range(2):
             start, end = slots[index : index + 2]
@@ -539,6 +545,8 @@ def _are_positions(start: int, end: int) -> bool:
 
 
 def _word(data: bytes, offset: int) -> int:
+    if offset + 8 > len(data):
+        raise MalformedData("object", "it ends before its fields do")
     return int.from_bytes(data[offset : offset + 8], "little")
 
 
