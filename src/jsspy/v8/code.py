@@ -538,7 +538,7 @@ class CodeReader:
         arrays = (types.byte_array, types.trusted_byte_array)
         kind = self._heap.instance_type(word)
         if kind is not None and kind not in arrays and kind != types.oddball:
-            # V8 before 8.5 puts a SourcePositionTableWithFrameCache around the table.
+            # V8 7 may put a SourcePositionTableWithFrameCache around the table; 8.4 has none.
             word = self._heap.read_field(TaggedPtr(word), 8)
             kind = self._heap.instance_type(word)
         if kind in arrays:
@@ -742,8 +742,8 @@ def returns_after_call(code_before: bytes) -> bool:
     Args:
         code_before: The bytes in front of an address; 7 are enough.
 
-    A word on the stack for which this holds is a return address, or a stale one, or (1 word in
-    50 or so of random ones) neither: ask only of addresses within code.
+    A word on the stack for which this holds is a return address, or a stale one, or (1 in 240 of
+    random bytes pass) neither: ask only of addresses within code.
     Source: Intel SDM volume 2, CALL: E8 rel32; FF /2 with its ModRM, SIB and displacement.
     """
     if code_before[-5:-4] == b"\xe8":
