@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from jsspy.errors import FaultError
+from jsspy.errors import FaultError, ProcessExited
 from jsspy.model.capture import FrameChain, RawFrame, ResolvedChain, StackSnapshot
 from jsspy.model.sample import LossReason, RawSample, Sample, VmState
 from jsspy.model.stack import Frame, FrameKind, Stack, Truncation
@@ -84,6 +84,15 @@ class Resolver:
 
         Returns:
             The sample, or why there is none.
+        """
+        try:
+            return self._resolve(raw)
+        except ProcessExited:
+            # What its stack names can no longer be read.
+            return LossReason.THREAD_GONE
+
+    def _resolve(self, raw: RawSample) -> Sample | LossReason:
+        """Name the stack of a capture.
 
         Raises:
             ProcessExited: The target ended meanwhile.

@@ -238,7 +238,16 @@ class JsSymbolizer:
                 position = self._bytecode_position(info, array, words.bytecode_offset)
                 frame = _frame(info, position, Tier.INTERPRETED, inlined=False)
                 return _Answer((frame,), (info,), None, 1, 1, is_kept=position is not None)
-        return _Answer((_frame(info, None, None, inlined=False),), (info,), None, 1, 1)
+        tier = Tier.BASELINE if self._leaves_baseline(raw, area) else None
+        frame = _frame(info, None, tier, inlined=False)
+        return _Answer((frame,), (info,), None, 1, 1, is_kept=False)
+
+    def _leaves_baseline(self, raw: RawFrame, area: CodeArea) -> bool:
+        """Whether baseline code has jumped to the builtin that takes its frame down."""
+        if area.region is not Region.BUILTINS:
+            return False
+        builtin = self._v8.builtins.find(raw.pc - area.bias)
+        return builtin is not None and builtin.name == "BaselineLeaveFrame"
 
     def _bytecode_position(
         self, info: SharedFunctionInfo, array: int, offset_slot: int

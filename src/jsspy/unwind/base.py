@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from jsspy.model.capture import RawFrame, StackSnapshot
 from jsspy.model.stack import Truncation
@@ -50,7 +51,8 @@ class Region(Enum):
     """Not an address of code at all."""
 
 
-class CodeArea(NamedTuple):
+@dataclass(slots=True, eq=False)
+class CodeArea:
     """A stretch of addresses with one kind of code; a pc's FileAddress is pc - `bias`."""
 
     start: int
@@ -83,6 +85,8 @@ class CodeMap:
         self._areas: list[CodeArea] = []
         self._pages: dict[int, CodeArea] = {}
         self._next_refresh = 0.0
+        self.generation = 0
+        """Changes whenever an answer of `find` may have changed."""
         self._copies: dict[tuple[int, int], int] = {}
         self._refresh(again=False)
 
@@ -120,6 +124,7 @@ class CodeMap:
 
     def _refresh(self, *, again: bool) -> None:
         self._next_refresh = self._clock() + MAP_REFRESH_S
+        self.generation += 1
         space = self._target.address_space(refresh=again)
         self._areas = [area for mapping in space.mappings for area in self._cut(mapping)]
         self._starts = [area.start for area in self._areas]

@@ -28,6 +28,7 @@ below.
 from __future__ import annotations
 
 from struct import Struct
+from typing import NamedTuple
 
 from jsspy.errors import FaultError
 from jsspy.model.capture import RawFrame, StackSnapshot
@@ -77,11 +78,17 @@ _LOST_RBP_SCAN_WORDS = 1 << 13
 _MAX_CALL_SIZE = 7
 """Bytes of the longest call instruction without prefixes: ff /2 with SIB and disp32."""
 
+_MAX_ROOTS = 256
+"""Entry frames whose root end is kept: a thread has a handful, with 5-10 KiB of stack each."""
+
+_ENTRY_SIZE = 128
+"""Bytes below an entry frame's fp that hold its slots, with room to spare."""
+
 _HEAD_SIZE = 96
 """Bytes of a function that are searched for `push rbp; mov rbp, rsp`."""
 
-_RETURN_REGISTERS = (10, 2, 1, 3, 11)
-"""r10, rcx, rdx, rbx, r11: hold the return address while V8's code drops arguments."""
+_RETURN_REGISTERS = (10, 8, 2, 1, 3, 11)
+"""r10, r8, rcx, rdx, rbx, r11: hold the return address while V8's code drops arguments."""
 
 _FUNCTION_KINDS = frozenset({CodeKind.BASELINE, CodeKind.MAGLEV, CodeKind.TURBOFAN})
 
@@ -102,6 +109,14 @@ _FAILURES = {
 }
 
 
+class _Root(NamedTuple):
+    """What is above an entry frame, and what it follows from."""
+
+    generation: int
+    tail: bytes
+    frames: list[RawFrame]
+
+
 class HybridUnwinder:
     """Unwinds the threads of one target. One instance per target: it caches by address."""
 
@@ -109,7 +124,8 @@ class HybridUnwinder:
         self.memory = memory
         self.code = code
         self.v8 = v8
-        self._tables: dict[str, CfiTable | None] = {}
+        self._tables: dict[ElfFile, CfiTable] = {}
+        self._roots: dict[int, _Root] = {}
 
     def unwind(self, snapshot: StackSnapshot) -> tuple[list[RawFrame], Truncation | None]:
         """Return the physical frames of a thread, leaf first.
@@ -121,10 +137,36 @@ class HybridUnwinder:
 
     def table(self, elf: ElfFile) -> CfiTable:
         """Return the unwind rules of a file."""
-        table = self._tables.get(elf.identity)
+        table = self._tables.get(elf)
         if table is None:
-            table = self._tables[elf.identity] = CfiTable(elf)
+            table = self._tables[elf] = CfiTable(elf)
         return table
+
+    def has_root(self, fp: int) -> bool:
+        """Say whether frames above an entry frame at `fp` are kept; they may not hold any more."""
+        return fp in self._roots
+
+    def known_root(self, fp: int, tail: bytes) -> list[RawFrame] | None:
+        """Return the frames above the entry frame at `fp` if they were unwound before.
+
+        The walk from an entry frame on is a function of the bytes from its lowest slot to the end
+        of the stack, of the files that are mapped and of nothing else: registers and the next
+        bridge are taken from the frame's own slots. So equal bytes mean equal frames.
+
+        Args:
+            fp: Of the entry frame.
+            tail: The stack from the lowest slot of that frame on.
+        """
+        root = self._roots.get(fp)
+        if root is None or root.generation != self.code.generation or root.tail != tail:
+            return None
+        return root.frames
+
+    def remember_root(self, fp: int, tail: bytes, frames: list[RawFrame]) -> None:
+        """Keep the frames above the entry frame at `fp`, which reach the thread's start."""
+        if len(self._roots) >= _MAX_ROOTS:
+            self._roots.clear()
+        self._roots[fp] = _Root(self.code.generation, tail, frames)
 
     def is_return_address(self, address: int) -> bool:
         """Say whether `address` is in V8's code, behind a call."""
@@ -150,6 +192,8 @@ class _Walk:
         "_frames",
         "_is_return",
         "_registers",
+        "_root_fp",
+        "_root_index",
         "_snapshot",
         "_stack",
         "_start",
@@ -165,6 +209,9 @@ class _Walk:
         self._registers = start_registers(snapshot.registers)
         self._is_return = False
         self._exit_fp = 0
+        self._root_fp = 0
+        self._root_index = -1
+        """The last entry frame that was crossed, and how many frames there were then."""
         self._exit_pc = 0
         """The next bridge towards the root: fp and, of a fast call, pc of its V8 side."""
         v8 = unwinder.v8
@@ -189,9 +236,12 @@ class _Walk:
         while True:
             if in_v8:
                 truncation = self._walk_v8()
+                if self._root_index == len(self._frames) and self._take_known_root():
+                    return self._frames, None
             else:
                 truncation, ended = self._walk_native()
                 if ended:
+                    self._remember_root()
                     return self._frames, None
                 if truncation is None and not self._enter_v8():
                     truncation = Truncation.BROKEN_CHAIN
@@ -334,12 +384,51 @@ class _Walk:
         fp = registers[RBP]
         if self._exit_fp:
             if fp == self._exit_fp:
+                if self._exit_pc:
+                    self._enter_builtin()
                 self._exit_fp = self._exit_pc = 0
                 return True
             if fp > self._exit_fp:
                 return False
             # A C function that V8's code called without leaving a note; the bridge is further up.
-        return self._word(fp) is not None and self._is_code(registers[RIP])
+        if self._word(fp) is None or not self._is_code(registers[RIP]):
+            return False
+        self._enter_builtin()
+        return True
+
+    def _enter_builtin(self) -> None:
+        """Where a builtin without a frame called C, go on to the code that called the builtin."""
+        v8, pc = self._unwinder.v8, self._registers[RIP]
+        area = self._unwinder.code.find(pc)
+        if v8 is None or area.region is not Region.BUILTINS:
+            return
+        builtin = v8.builtins.find(pc - area.bias - 1)
+        frame = RawFrame(Address(pc), is_return_address=True)
+        if builtin is None or builtin.runs_on_interpreter_frame:
+            return
+        words = self._words_at(v8, self._registers[RBP])
+        if v8.decoder.find_type(words) is None and not self._is_builtin_function(v8, words):
+            self._frames.append(frame)
+            self._find_caller_in_generated(v8, words)
+
+    def _tail(self, fp: int) -> bytes:
+        return self._stack[max(fp - _ENTRY_SIZE - self._start, 0) :]
+
+    def _take_known_root(self) -> bool:
+        """Finish the walk at an entry frame above which all is as it was in an earlier sample."""
+        unwinder, fp = self._unwinder, self._root_fp
+        if not unwinder.has_root(fp):
+            return False
+        frames = unwinder.known_root(fp, self._tail(fp))
+        if frames is None:
+            return False
+        self._frames += frames
+        return True
+
+    def _remember_root(self) -> None:
+        if self._root_fp:
+            frames = self._frames[self._root_index :]
+            self._unwinder.remember_root(self._root_fp, self._tail(self._root_fp), frames)
 
     # V8's code
 
@@ -367,6 +456,7 @@ class _Walk:
 
     def _cross_entry(self, v8: V8Reader, fp: int) -> None:
         """Take from an entry frame what C++ gets back, and the bridge that was current then."""
+        self._root_fp, self._root_index = fp, len(self._frames)
         for register, slot in _RESTORED:
             self._registers[register] = self._word(fp + slot) or 0
         layout = v8.layout.frame
@@ -426,7 +516,9 @@ class _Walk:
             self._skip_frameless(0, missing)
             return
         if not self._has_all_slots():
-            self._skip_incomplete(v8, names_function=builtin is not None and builtin.enters_function)
+            self._skip_incomplete(
+                v8, names_function=builtin is not None and builtin.enters_function
+            )
             return
         if builtin is not None and builtin.runs_on_interpreter_frame:
             return
@@ -483,15 +575,18 @@ class _Walk:
         self._is_return = True
 
     def _find_caller_in_generated(self, v8: V8Reader, words: FrameWords) -> None:
-        """Find the return address of a frameless builtin in the JIT code that called it."""
+        """Find the return address of a frameless builtin in the JIT code that called it.
+
+        It is between rsp and the frame; while a builtin shuffles the stack it is in a register.
+        """
         registers = self._registers
-        first = registers[RSP]
-        last = min(registers[RBP] - 16, first + 8 * _FRAMELESS_SCAN_WORDS)
+        first = max(registers[RSP] - self._start, 0)
+        last = min(registers[RBP] - 16 - self._start, first + 8 * _FRAMELESS_SCAN_WORDS)
+        candidates = [_WORD(self._stack, at)[0] for at in range(first, last, 8)]
+        if not self._is_return:
+            candidates += [registers[number] for number in _RETURN_REGISTERS]
         find = self._unwinder.code.find
-        for at in range(first, last, 8):
-            word = self._word(at)
-            if word is None:
-                return
+        for word in candidates:
             if find(word).region is not Region.GENERATED or not self._is_code(word):
                 continue
             if not self._unwinder.is_return_address(word):
