@@ -38,15 +38,18 @@ class Progress(Protocol):
     ) -> None: ...
 
 
-def make_progress(duration_s: float | None, rate_hz: int, *, color: bool | None) -> Progress:
+def make_progress(
+    duration_s: float | None, rate_hz: int, *, color: bool | None, is_shared: bool
+) -> Progress:
     """Return what suits stderr.
 
     Args:
         duration_s: How long the recording is to take; None is without end.
         rate_hz: What is shown as the rate.
         color: False draws without colour; None and True leave it to the terminal.
+        is_shared: A command that we started writes to the terminal, too: nothing is redrawn there.
     """
-    if output.is_terminal():
+    if output.is_terminal() and not is_shared:
         return _Bar(duration_s, color=color)
     return _OneLine(duration_s, rate_hz)
 
@@ -80,12 +83,13 @@ class _Bar:
         # Loaded before sampling begins, and only where something is drawn: it takes 50 ms.
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+        from rich.table import Column
 
-        self._duration_s = duration_s
+        one_line = Column(no_wrap=True, overflow="ellipsis")
         end = "" if duration_s is None else f" / {duration_s:g} s"
         self._rich: RichProgress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=one_line),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[seconds]:.1f} s" + end, markup=False),
             TextColumn("{task.fields[counts]}", markup=False),

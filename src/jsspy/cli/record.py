@@ -12,7 +12,7 @@ import click
 from jsspy.cli import output
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.outputs import choose_format, default_file_name, output_options
-from jsspy.cli.progress import make_progress
+from jsspy.cli.progress import Progress, make_progress
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.summary import describe_targets, show_summary, summarize
 from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
@@ -140,7 +140,10 @@ def record_command(
             )
             exporter.check()
             with Interrupts() as interrupts:
-                _sample(ctx, recorder, interrupts, exporter, chosen, duration_s, rate_hz)
+                progress = make_progress(
+                    duration_s, rate_hz, color=ctx.color, is_shared=started is not None
+                )
+                _sample(recorder, interrupts, progress, exporter, chosen, duration_s)
                 return _finish(
                     recorder, interrupts, exporter, chosen, duration_s, started, as_json=as_json
                 )
@@ -158,15 +161,13 @@ def _add_started(recorder: Recorder, started: StartedCommand) -> Target:
 
 
 def _sample(
-    ctx: click.Context,
     recorder: Recorder,
     interrupts: Interrupts,
+    progress: Progress,
     exporter: Exporter,
     form: Format,
     duration_s: float | None,
-    rate_hz: int,
 ) -> None:
-    progress = make_progress(duration_s, rate_hz, color=ctx.color)
     # What exists now stays: the collector need not look at it again while a target waits.
     gc.freeze()
     duration_ns = None if duration_s is None else int(duration_s * 1e9)
