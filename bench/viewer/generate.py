@@ -102,11 +102,13 @@ def make_profile(nodes: int, *, seed: int = 1, deep: int = DEEP) -> Profile:
         row = stacks.intern(row, frames[level % functions])
         depth.append(level + 2)
     deep_row = row
-    # Preferential attachment: positions that were chosen before are chosen again more often.
+    # Branches start anywhere, more often at the shallower of two places, and are short.
     open_rows = [top]
     while len(stacks) < nodes:
-        row = rng.choice(open_rows[-4_000:]) if rng.random() < 0.8 else rng.choice(open_rows)
-        for _ in range(rng.randrange(1, 30)):
+        row = rng.choice(open_rows)
+        if rng.random() < 0.6:
+            row = min(row, rng.choice(open_rows), key=depth.__getitem__)
+        for _ in range(rng.randrange(1, 9)):
             if depth[row] >= MAX_DEPTH or len(stacks) >= nodes:
                 break
             before = len(stacks)

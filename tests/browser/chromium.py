@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,8 +56,6 @@ class Chromium:
         path = find()
         assert path is not None
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        to_browser, self._out = os.pipe()
-        self._in, from_browser = os.pipe()
         self._number = 0
         self._buffer = b""
         self.events: list[dict[str, Any]] = []
@@ -65,17 +63,25 @@ class Chromium:
             path, *FLAGS, f"--window-size={width},{height}",
             f"--user-data-dir={self._profile.name}", "about:blank",
         ]  # fmt: skip
-        # The shell puts our ends where the browser looks for them.
-        self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", *arguments],
-            pass_fds=(to_browser, from_browser),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+        read_end, self._out = os.pipe()
+        self._in, write_end = os.pipe()
+        # Above 9, so that putting one where the browser looks for it does not close the other.
+        to_browser, from_browser = (
+            fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (read_end, write_end)
         )
-        os.close(to_browser)
-        os.close(from_browser)
+        self._pid = os.posix_spawn(
+            path,
+            arguments,
+            os.environ,
+            file_actions=[
+                *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)),
+                (os.POSIX_SPAWN_DUP2, to_browser, 3),
+                (os.POSIX_SPAWN_DUP2, from_browser, 4),
+            ],
+            setpgroup=0,
+        )
+        for end in (read_end, write_end, to_browser, from_browser):
+            os.close(end)
         self._session = ""
         target = self.send("Target.createTarget", url="about:blank")
         attached = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
@@ -100,8 +106,8 @@ class Chromium:
         os.close(self._out)
         os.close(self._in)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            os.killpg(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
         self._profile.cleanup()
 
     def _receive(self, deadline: float) -> dict[str, Any]:
@@ -117,8 +123,8 @@ class Chromium:
         parsed: dict[str, Any] = json.loads(message)
         return parsed
 
-    def send(self, method: str, *, timeout_s: float = 60, **parameters: Any) -> dict[str, Any]:
-        """Call a method of the protocol and return its result; events are kept in `events`."""
+    def post(self, method: str, **parameters: Any) -> int:
+        """Call a method of the protocol without waiting; return the number of the call."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -126,10 +132,15 @@ class Chromium:
         data = memoryview(json.dumps(message).encode() + b"\0")
         while data:
             data = data[os.write(self._out, data) :]
+        return self._number
+
+    def send(self, method: str, *, timeout_s: float = 60, **parameters: Any) -> dict[str, Any]:
+        """Call a method of the protocol and return its result; events are kept in `events`."""
+        number = self.post(method, **parameters)
         deadline = time.monotonic() + timeout_s
         while True:
             answer = self._receive(deadline)
-            if answer.get("id") == self._number:
+            if answer.get("id") == number:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']['message']}")
                 result: dict[str, Any] = answer["result"]
@@ -146,7 +157,9 @@ class Chromium:
                     del self.events[position]
                     parameters: dict[str, Any] = event["params"]
                     return parameters
-            self.events.append(self._receive(deadline))
+            answer = self._receive(deadline)
+            if "method" in answer:
+                self.events.append(answer)
 
     def size(self, width: int, height: int) -> None:
         """Set the size of the page in CSS pixels."""
@@ -190,7 +203,7 @@ class Chromium:
     def press(self, *keys: str) -> None:
         """Press keys: names as in `KeyboardEvent.key`."""
         for key in keys:
-            code = KEY_CODES.get(key, ord(key.upper()) if len(key) == 1 else 0)
+            code = KEY_CODES.get(key, ord(key.upper()) if len(key) == 1 and key.isalnum() else 0)
             text: dict[str, Any] = (
                 {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
             )

@@ -91,6 +91,7 @@ def _page() -> tuple[str, str, str, str]:
     )
     # Indents and comment lines are for us. No literal in these files goes over a line's end.
     style, script = (re.sub(r"(?m)^ *(?://.*)?\n?| +$", "", text) for text in (style, script))
+    style = re.sub(r"\s*([{};,])\s*", r"\1", style)
     # Blanks between elements would be text nodes for the browser to keep.
     page = page.replace(">\n<", "><")
     policy = (

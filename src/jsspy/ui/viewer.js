@@ -14,6 +14,8 @@ function h(tag, properties, ...children) {
   element.append(...children);
   return element;
 }
+const on = (target, type, act, options) => target.addEventListener(type, act, options);
+const say = text => { $('live').textContent = text; };
 
 // ---- Data: base64 of zlib of JSON and byte planes (see formats/html.py) -------------------------
 
@@ -134,14 +136,13 @@ function makePalette(dark) {
 const isTime = meta.unit !== 'samples';
 const UNIT = {cpu: 'CPU time', wall: 'wall time', 'off-cpu': 'time off the CPU', samples: 'samples'}[meta.unit] || meta.unit;
 const digits = v => v >= 100 ? Math.round(v).toLocaleString('en') : v >= 10 ? v.toFixed(1) : v.toFixed(2);
-function amount(value) {
-  if (!isTime) return Math.round(value).toLocaleString('en');
-  if (value === 0) return '0';
-  for (const [unit, size] of [['s', 1e9], ['ms', 1e6], ['µs', 1e3]]) if (value >= size) return digits(value / size) + ' ' + unit;
-  return Math.round(value) + ' ns';
+const integer = n => Math.round(n).toLocaleString('en');
+function duration(ns) {
+  for (const [unit, size] of [['s', 1e9], ['ms', 1e6], ['µs', 1e3]]) if (ns >= size) return digits(ns / size) + ' ' + unit;
+  return ns ? Math.round(ns) + ' ns' : '0';
 }
-const percent = (part, whole) => whole ? digits(100 * part / whole) + ' %' : '0 %';
-const integer = n => n.toLocaleString('en');
+const amount = isTime ? duration : integer;
+const percent = (part, whole) => part && whole ? digits(100 * part / whole) + ' %' : '0 %';
 
 // ---- State: everything that the URL keeps -------------------------------------------------------
 
@@ -368,7 +369,7 @@ function search() {
       const pattern = new RegExp(state.query, 'i');
       test = text => pattern.test(text);
     } catch (error) {
-      problem = error.message.replace(/^Invalid regular expression: /, '');
+      problem = error.message.replace(/^.*: /, '');
       const text = state.query.toLowerCase();
       test = candidate => candidate.toLowerCase().includes(text);
     }
@@ -443,21 +444,15 @@ function fit(text, room) {
 const graphs = [];
 
 class Graph {
-  constructor(label, flame) {
+  constructor() {
     this.canvas = h('canvas');
     this.over = h('canvas');
     this.spacer = h('div');
-    this.pane = h('div', {className: 'pane', tabIndex: 0}, h('div', {className: 'stage'}, this.canvas, this.over), this.spacer);
-    this.pane.setAttribute('role', 'application');
-    this.pane.setAttribute('aria-label', label);
-    this.pane.setAttribute('aria-roledescription', 'flame graph');
+    this.pane = h('div', {className: 'pane', tabIndex: 0, role: 'application', ariaRoleDescription: 'flame graph'},
+      h('div', {className: 'stage'}, this.canvas, this.over), this.spacer);
     this.context = this.canvas.getContext('2d', {alpha: false});
     this.overContext = this.over.getContext('2d');
-    this.flame = flame;
-    this.selected = 0;
-    this.hovered = -1;
-    this.zoomed = 0;
-    this.back = [];
+    this.caption = '';       // goes before the unit of the ruler
     this.pending = false;
     this.width = this.height = 0;
     this.listen();
@@ -465,15 +460,13 @@ class Graph {
     graphs.push(this);
   }
 
-  show(tree, flame) {
-    this.tree = tree;
-    this.flame = flame;
-    this.selected = this.zoomed = 0;
-    this.hovered = -1;
-    this.back = [];
-    this.from = 0;
-    this.to = tree.total[0] || 1;
+  show(tree, flame, caption) {
+    Object.assign(this, {
+      tree, flame, caption, selected: 0, zoomed: 0, hovered: -1, back: [], from: 0, to: tree.total[0] || 1,
+    });
+    this.pane.ariaLabel = `${caption || 'Flame graph: '}arrow keys move, Enter zooms, Escape goes back`;
     this.layout(0);
+    this.pane.scrollTop = flame ? this.contentHeight : 0;
     this.draw();
   }
 
@@ -542,7 +535,7 @@ class Graph {
     c.textBaseline = 'middle';
     const {fill, text, soft, dim, dimText} = palette;
     const top = this.depthAt(this.flame ? height : RULER), bottom = this.depthAt(this.flame ? RULER : height);
-    const labels = [];      // bars that are wide enough for one: drawn after all boxes
+    const marks = [], labels = [];      // bars that are wide enough for one: drawn after all boxes
     let last = '';
     const box = (left, right, y, colour) => {
       if (colour !== last) c.fillStyle = last = colour;
@@ -550,15 +543,15 @@ class Graph {
     };
     for (let d = Math.max(0, top); d <= bottom && d < tree.levels; d++) {
       const y = this.y(d);
-      // Slivers that touch become one block in the colour of the widest; with a match, in that.
-      let blockLeft = 0, blockRight = -1, blockBar = -1, blockHit = false;
+      // Slivers that touch become one block in the colour of the widest, with matches marked on it.
+      let blockLeft = 0, blockRight = -1, blockBar = -1;
       const flush = () => {
         if (blockBar < 0) return;
-        const colour = blockHit ? fill[HIT_STYLE] : matched ? dim[this.style(blockBar)] : fill[this.style(blockBar)];
         const left = Math.floor(blockLeft);
-        box(left, Math.max(left + 1, Math.round(blockRight)), y, colour);
+        box(left, Math.max(left + 1, Math.round(blockRight)), y, (matched ? dim : fill)[this.style(blockBar)]);
+        for (const px of marks) box(px, px + 1, y, fill[HIT_STYLE]);
+        marks.length = 0;
         blockBar = -1;
-        blockHit = false;
       };
       for (let k = this.seek(d, from), stop = first[d + 1]; k < stop; k++) {
         const bar = level[k], start = x[bar];
@@ -570,7 +563,7 @@ class Graph {
           if (blockBar < 0) { blockLeft = left; blockBar = bar; }
           else if (total[bar] > total[blockBar]) blockBar = bar;
           blockRight = right;
-          blockHit ||= hit;
+          if (hit && Math.floor(left) !== marks[marks.length - 1]) marks.push(Math.floor(left));
           continue;
         }
         flush();
@@ -588,7 +581,7 @@ class Graph {
       const label = fit(whole, room);
       if (!label) continue;
       if (f >= 0 && col.fn_inlined[f]) {     // inlined: a dotted line at the foot
-        c.fillStyle = faded ? dimText[style] : soft[style];
+        c.fillStyle = faded ? fill[style] : soft[style];
         for (let px = l + 4; px < r - 5; px += 4) c.fillRect(px, middle + 6, 2, 1);
       }
       const odd = f >= 0 && wide[f];
@@ -623,10 +616,10 @@ class Graph {
     const rough = (to - from) / Math.max(2, width / 110), power = 10 ** Math.floor(Math.log10(rough));
     let tick = power * [1, 2, 5, 10].find(m => m * power >= rough);
     if (!isTime) tick = Math.max(1, Math.round(tick));
-    const unit = fit(UNIT, width), reserved = width - fitted - 8;
+    const unit = fit(this.caption + UNIT, width), reserved = width - fitted - 8;
     c.fillText(unit, reserved, RULER / 2);
     for (let i = 0; ; i++) {
-      const px = i * tick * scale, label = amount(i * tick);
+      const px = i * tick * scale, label = amount(i * tick).replace(/\.0+ |(\.\d*?)0+ /, '$1 ');
       fit(label, width);
       if (px + fitted + 8 > reserved) break;
       c.fillRect(Math.round(px), 0, 1, 5);
@@ -741,17 +734,18 @@ class Graph {
 
   listen() {
     const {pane} = this;
-    let down = null;
-    pane.addEventListener('pointerdown', event => {
-      if (event.button || event.offsetX > this.width) return;
+    const at = event => {
       const area = pane.getBoundingClientRect();
-      if (event.clientX - area.left >= this.width) return;      // the scroll bar
+      return [event.clientX - area.left, event.clientY - area.top];
+    };
+    let down = null;
+    on(pane, 'pointerdown', event => {
+      if (event.button || at(event)[0] >= this.width) return;      // the latter is the scroll bar
       down = {x: event.clientX, y: event.clientY, from: this.from, to: this.to, top: pane.scrollTop, moved: false};
     });
-    pane.addEventListener('pointermove', event => {
+    on(pane, 'pointermove', event => {
       if (!down) {
-        const area = pane.getBoundingClientRect();
-        this.hover(this.hit(event.clientX - area.left, event.clientY - area.top));
+        this.hover(this.hit(...at(event)));
         return;
       }
       const dx = event.clientX - down.x, dy = event.clientY - down.y;
@@ -769,16 +763,15 @@ class Graph {
       const was = down;
       down = null;
       if (!was || was.moved || event.type !== 'pointerup') return;
-      const area = pane.getBoundingClientRect();
-      const bar = this.hit(event.clientX - area.left, event.clientY - area.top);
+      const bar = this.hit(...at(event));
       if (bar < 0) return;
       this.select(bar, false);
       this.zoom(bar);
     };
-    pane.addEventListener('pointerup', up);
-    pane.addEventListener('pointercancel', up);
-    pane.addEventListener('pointerleave', () => this.hover(-1));
-    pane.addEventListener('wheel', event => {
+    on(pane, 'pointerup', up);
+    on(pane, 'pointercancel', up);
+    on(pane, 'pointerleave', () => this.hover(-1));
+    on(pane, 'wheel', event => {
       event.preventDefault();
       const unit = event.deltaMode === 1 ? 16 : event.deltaMode === 2 ? this.height : 1;
       const dx = event.deltaX * unit, dy = event.deltaY * unit;
@@ -786,12 +779,12 @@ class Graph {
       else if (Math.abs(dx) > Math.abs(dy)) {
         const shift = dx * (this.to - this.from) / this.width;
         this.window(this.from + shift, this.to + shift);
-      } else this.magnify(Math.exp(dy * (event.ctrlKey ? .01 : .002)), event.clientX - pane.getBoundingClientRect().left);
+      } else this.magnify(Math.exp(dy * (event.ctrlKey ? .01 : .002)), at(event)[0]);
     }, {passive: false});
-    pane.addEventListener('scroll', () => this.schedule());
-    pane.addEventListener('focus', () => { this.overlay(); describe(this, this.selected, true); });
-    pane.addEventListener('blur', () => this.overlay());
-    pane.addEventListener('keydown', event => this.key(event));
+    on(pane, 'scroll', () => this.schedule());
+    on(pane, 'focus', () => { this.overlay(); describe(this, this.selected, true); });
+    on(pane, 'blur', () => this.overlay());
+    on(pane, 'keydown', event => this.key(event));
     new ResizeObserver(() => {
       if (!this.tree) return;
       const atFoot = this.flame && this.pane.scrollTop + this.height >= this.contentHeight - 2;
@@ -871,7 +864,7 @@ function describe(graph, bar, speak) {
   const where = definition(f);
   $('detail').replaceChildren(
     h('b', {}, title), ' ', h('span', {}, [where, kind, tiers].filter(Boolean).join(' · ')), h('br'), numbers);
-  if (speak) $('live').textContent = `${title}, ${numbers}${where ? ', ' + where : ''}${tiers ? ', ' + tiers : ''}`;
+  if (speak) say(`${title}, ${numbers}${where ? ', ' + where : ''}${tiers ? ', ' + tiers : ''}`);
 }
 
 const sourceLines = new Map(head.lines.map(([url, line, text]) => [`${line}:${strings[url]}`, text]));
@@ -909,7 +902,7 @@ function showFunction(fn) {
     const file = strings[col.fn_file[fn]];
     box.append(h('table', {}, h('tbody', {}, ...hot.map(([line, {self, total}]) => h('tr', {title: `line ${line}: self ${amount(self)}, total ${amount(total)}`},
       h('td', {className: 'value'}, percent(total, all)),
-      h('td', {}, h('code', {}, `${line}  ${sourceLines.get(`${line}:${file}`) || ''}`)))))));
+      h('td', {}, h('code', {}, `${line}  ${sourceLines.get(`${line}:${file}`) || 'no source kept'}`)))))));
   }
 }
 
@@ -928,7 +921,7 @@ async function copy() {
     area.remove();
     focused?.focus();
   }
-  $('live').textContent = 'Copied';
+  say('Copied');
   $('detail').append(h('span', {}, '  Copied.'));
 }
 
@@ -946,19 +939,18 @@ const table = {
     };
     this.heads = [heading('self', 'Self', 'value'), heading('total', 'Total', 'value'), heading('name', 'Function', '')];
     this.body = h('tbody');
-    this.table = h('table', {}, h('thead', {}, h('tr', {}, ...this.heads)), this.body);
-    this.table.setAttribute('aria-label', 'Functions');
+    this.table = h('table', {ariaLabel: 'Functions'}, h('thead', {}, h('tr', {}, ...this.heads)), this.body);
     this.sizer = h('div', {}, this.table);
     const box = $('table');
     box.append(this.sizer);
-    box.addEventListener('scroll', () => this.show());
+    on(box, 'scroll', () => this.show());
     new ResizeObserver(() => this.show()).observe(box);
-    this.body.addEventListener('click', event => {
+    on(this.body, 'click', event => {
       const line = event.target.closest('tr');
       if (line) this.pick(this.start + line.sectionRowIndex);
     });
-    this.body.addEventListener('dblclick', () => setFocus(shownFn));
-    box.addEventListener('keydown', event => {
+    on(this.body, 'dblclick', () => setFocus(shownFn));
+    on(box, 'keydown', event => {
       const page = this.lines.length - 1, at = this.rows.indexOf(shownFn);
       const to = {ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: Infinity}[event.key];
       if (to !== undefined && event.target === box) { event.preventDefault(); this.pick(Math.max(0, Math.min(this.rows.length - 1, to))); }
@@ -975,7 +967,7 @@ const table = {
       if (cell.dataset.sort === this.sort) cell.ariaSort = this.sort === 'name' ? 'ascending' : 'descending';
       else cell.removeAttribute('aria-sort');
     }
-    this.table.setAttribute('aria-rowcount', this.rows.length + 1);
+    this.table.ariaRowCount = this.rows.length + 1;
     this.sizer.style.height = (this.rows.length + 1) * this.ROW + 'px';
     this.show();
   },
@@ -983,7 +975,7 @@ const table = {
   show() {
     const box = $('table'), fits = Math.max(0, Math.floor(box.clientHeight / this.ROW) - 1);
     const count = Math.min(fits, this.rows.length);
-    this.start = Math.max(0, Math.min(this.rows.length - count, Math.round(box.scrollTop / this.ROW)));
+    this.start = Math.max(0, Math.min(this.rows.length - count, Math.ceil(box.scrollTop / this.ROW - .1)));
     while (this.lines.length > count) this.lines.pop().remove();
     while (this.lines.length < count) {
       const line = h('tr', {}, h('td', {className: 'value'}, ''), h('td', {className: 'value'}, ''), h('td', {}, ''));
@@ -998,7 +990,7 @@ const table = {
       label.textContent = `${name(fn)}  ${shorten(where)}`;
       line.title = `${name(fn)}\n${where}\nself ${amount(fnSelf[fn])}, total ${amount(fnTotal[fn])}`;
       label.style.setProperty('--swatch', palette.fill[fnStyle[fn]]);
-      line.setAttribute('aria-rowindex', this.start + i + 2);
+      line.ariaRowIndex = this.start + i + 2;
     });
     this.mark();
   },
@@ -1011,16 +1003,16 @@ const table = {
   pick(index) {
     const fn = this.rows[index], box = $('table');
     if (fn === undefined) return;
-    const top = index * this.ROW, room = box.clientHeight - 2 * this.ROW;
-    if (top < box.scrollTop) box.scrollTop = top;
-    else if (top > box.scrollTop + room) box.scrollTop = top - room;
     if (state.focus < 0) {
       let widest = 0;
       for (let bar = 1; bar < main.count; bar++) if (main.fn[bar] === fn && (!widest || main.total[bar] > main.total[widest])) widest = bar;
       graphs[0].select(widest, true);
       graphs[0].reveal(widest, 3);
     } else showFunction(fn);
-    $('live').textContent = `${name(fn)}, self ${percent(fnSelf[fn], main.total[0])}, total ${percent(fnTotal[fn], main.total[0])}, row ${index + 1} of ${this.rows.length}`;
+    const top = index * this.ROW, room = box.clientHeight - 2 * this.ROW;
+    if (top < box.scrollTop) box.scrollTop = top;
+    else if (top > box.scrollTop + room) box.scrollTop = top - room;
+    say(`${name(fn)}, self ${percent(fnSelf[fn], main.total[0])}, total ${percent(fnTotal[fn], main.total[0])}, row ${index + 1} of ${this.rows.length}`);
   },
 };
 
@@ -1101,16 +1093,6 @@ const time = {
       const label = `${+(t / (span >= 2e6 ? 1e6 : 1e3)).toPrecision(6)} ${span >= 2e6 ? 's' : 'ms'}`;
       if (px + c.measureText(label).width < width) c.fillText(label, px + 4, 7);
     }
-    tracks.forEach((thread, track) => {
-      if (tracks.length < 2) return;
-      const label = threadName(thread), y = 15 + track * TRACK + TRACK / 2;
-      c.fillStyle = palette.page;
-      c.globalAlpha = .85;
-      c.fillRect(3, y - 7, c.measureText(label).width + 6, 14);
-      c.globalAlpha = 1;
-      c.fillStyle = palette.ink;
-      c.fillText(label, 6, y);
-    });
     if (state.from >= 0) {
       const left = state.from / span * width, right = Math.max(left + 1, state.to / span * width);
       c.fillStyle = palette.page;
@@ -1122,6 +1104,16 @@ const time = {
       c.fillRect(left - 1, 0, 2, height);
       c.fillRect(right - 1, 0, 2, height);
     }
+    tracks.forEach((thread, track) => {
+      if (tracks.length < 2) return;
+      const label = threadName(thread), y = 15 + track * TRACK + TRACK / 2;
+      c.fillStyle = palette.page;
+      c.globalAlpha = .85;
+      c.fillRect(3, y - 7, c.measureText(label).width + 6, 14);
+      c.globalAlpha = 1;
+      c.fillStyle = palette.ink;
+      c.fillText(label, 6, y);
+    });
   },
 
   choose(from, to) {
@@ -1134,19 +1126,19 @@ const time = {
     const {canvas} = this;
     const at = event => Math.max(0, Math.min(1, (event.clientX - canvas.getBoundingClientRect().left) / canvas.clientWidth)) * span;
     let start = -1, moved = false;
-    canvas.addEventListener('pointerdown', event => { start = at(event); moved = false; canvas.setPointerCapture(event.pointerId); });
-    canvas.addEventListener('pointermove', event => {
+    on(canvas, 'pointerdown', event => { start = at(event); moved = false; canvas.setPointerCapture(event.pointerId); });
+    on(canvas, 'pointermove', event => {
       if (start < 0) return;
       const now = at(event);
       if (Math.abs(now - start) / span * canvas.clientWidth > 3) moved = true;
       if (moved) this.choose(start, now);
     });
-    canvas.addEventListener('pointerup', () => {
+    on(canvas, 'pointerup', () => {
       if (!moved) this.choose(-1, -1);
       start = -1;
       rebuild();
     });
-    canvas.addEventListener('keydown', event => {
+    on(canvas, 'keydown', event => {
       const way = {ArrowLeft: -1, ArrowRight: 1}[event.key];
       if (way) {
         const some = span / 20, {from, to} = state;
@@ -1158,7 +1150,7 @@ const time = {
       event.preventDefault();
       event.stopPropagation();
       rebuild();
-      $('live').textContent = state.from < 0 ? 'Whole recording' : `From ${amount(state.from * 1e3)} to ${amount(state.to * 1e3)}`;
+      say(state.from < 0 ? 'Whole recording' : `From ${duration(state.from * 1e3)} to ${duration(state.to * 1e3)}`);
     });
   },
 };
@@ -1194,21 +1186,19 @@ function rebuild() {
   search();
   legend();
   showFunction(shownFn);
+  describe(graphs[0], 0, false);
   summary();
   saveSoon();
 }
 
 function showGraphs() {
   const both = state.focus >= 0;
-  if (both && graphs.length < 2) new Graph('Callees', false);
+  if (both && graphs.length < 2) new Graph();
   if (!both && graphs.length > 1) graphs.pop().pane.remove();
-  graphs[0].pane.setAttribute('aria-label', both ? `Callers of ${name(state.focus)}` : 'Flame graph: arrow keys move, Enter zooms, Escape goes back');
-  graphs[0].contentHeight = 0;
   if (both) {
-    graphs[0].show(buildCallers(state.focus), true);
-    graphs[1].show(buildCallees(state.focus), false);
-  } else graphs[0].show(main, state.flame);
-  if (graphs[0].flame) graphs[0].pane.scrollTop = graphs[0].contentHeight;
+    graphs[0].show(buildCallers(state.focus), true, 'Callers · ');
+    graphs[1].show(buildCallees(state.focus), false, 'Callees · ');
+  } else graphs[0].show(main, state.flame, '');
 }
 
 function setFocus(fn) {
@@ -1222,7 +1212,7 @@ function setFocus(fn) {
 function summary() {
   const parts = [`${amount(main.total[0])} ${isTime ? UNIT : 'samples'}`];
   if (isTime && meta.samples) parts.push(`${integer(meta.samples)} samples`);
-  if (state.from >= 0) parts.push(`selected ${amount((state.to - state.from) * 1e3)} of ${amount(span * 1e3)}`);
+  if (state.from >= 0) parts.push(`selected ${duration((state.to - state.from) * 1e3)} of ${duration(span * 1e3)}`);
   if (meta.engine) parts.push(meta.engine);
   if (meta.node) parts.push(`Node.js ${meta.node.replace(/^v/, '')}`);
   $('summary').textContent = parts.join(' · ');
@@ -1252,7 +1242,7 @@ function paint() {
   const dark = state.theme ? state.theme === 'dark' : systemDark.matches;
   document.documentElement.classList.toggle('dark', dark);
   makePalette(dark);
-  $('theme').textContent = `Theme: ${state.theme || 'auto'}`;
+  $('theme').textContent = {'': 'Auto', dark: 'Dark', light: 'Light'}[state.theme];
 }
 
 function repaint() {
@@ -1297,8 +1287,8 @@ function dialog(title, rows) {
   const box = h('dialog', {}, h('h2', {}, title),
     h('table', {}, h('tbody', {}, ...rows.map(([key, ...value]) => h('tr', {}, h('td', {}, key), h('td', {}, ...value))))),
     h('button', {onclick: () => box.close(), autofocus: true}, 'Close'));
-  box.addEventListener('close', () => box.remove());
-  box.addEventListener('click', event => { if (event.target === box) box.close(); });
+  on(box, 'close', () => box.remove());
+  on(box, 'click', event => { if (event.target === box) box.close(); });
   document.body.append(box);
   box.showModal();
 }
@@ -1323,27 +1313,26 @@ function help() {
 
 function info() {
   const sum = counts => Object.values(counts).reduce((a, b) => a + b, 0);
-  const reasons = counts => Object.entries(counts).map(([reason, n]) => `${integer(n)} ${reason}`).join(', ');
-  const share = n => meta.requested ? ` (${percent(n, meta.requested)})` : '';
-  const truncated = sum(meta.truncated), lost = sum(meta.lost), {pauses} = meta;
+  const account = (n, reasons) => [integer(n) + (meta.requested ? ` (${percent(n, meta.requested)})` : ''),
+    ...Object.entries(reasons).map(([reason, count]) => `${integer(count)} ${reason}`)].join(', ');
+  const truncated = sum(meta.truncated), {pauses} = meta;
   dialog('This recording', [
     ['Command', command], ['Engine', meta.engine], ['Node.js', meta.node], ['V8', meta.v8], ['jsspy', meta.jsspy],
     ['Started', meta.started ? new Date(meta.started).toISOString().replace('T', ' ').slice(0, 19) + ' UTC' : ''],
-    ['Duration', meta.duration ? amount2(meta.duration) : ''],
-    ['Measures', UNIT + (meta.period ? `, one sample each ${amount2(meta.period)} per thread` : '')],
+    ['Duration', meta.duration ? duration(meta.duration) : ''],
+    ['Measures', UNIT + (meta.period ? `, one sample each ${duration(meta.period)} per thread` : '')],
     ['Samples requested', meta.requested ? integer(meta.requested) : ''],
-    ['Whole stacks', integer(meta.samples - truncated) + share(meta.samples - truncated)],
-    ['Truncated', integer(truncated) + share(truncated) + (truncated ? `: ${reasons(meta.truncated)}` : '')],
-    ['Lost', integer(lost) + share(lost) + (lost ? `: ${reasons(meta.lost)}` : '')],
+    ['Whole stacks', account(meta.samples - truncated, {})],
+    ['Truncated', account(truncated, meta.truncated)],
+    ['Lost', account(sum(meta.lost), meta.lost)],
     ['Idle, left out', meta.idle ? integer(meta.idle) : ''],
     ['JavaScript frames named', meta.jsFrames ? `${integer(meta.jsFramesNamed)} of ${integer(meta.jsFrames)}` : ''],
-    ['Pauses of the target', pauses.count ? `${integer(pauses.count)}; median ${amount2(pauses.p50_ns)}, 99 % below ${amount2(pauses.p99_ns)}, longest ${amount2(pauses.max_ns)}, in all ${amount2(pauses.total_ns)}` : ''],
-    ['CPU time of jsspy', meta.profilerCpu ? amount2(meta.profilerCpu) : ''],
+    ['Pauses of the target', pauses.count ? `${integer(pauses.count)}; median ${duration(pauses.p50_ns)}, 99 % below ${duration(pauses.p99_ns)}, longest ${duration(pauses.max_ns)}, in all ${duration(pauses.total_ns)}` : ''],
+    ['CPU time of jsspy', meta.profilerCpu ? duration(meta.profilerCpu) : ''],
     ['Functions, frames, stacks', `${integer(fnCount)}, ${integer(col.frame_fn.length)}, ${integer(rowCount)}`],
     ...meta.notes.map(note => ['Note', note]),
   ].filter(([, value]) => value));
 }
-function amount2(ns) { return ns >= 1e9 ? digits(ns / 1e9) + ' s' : ns >= 1e6 ? digits(ns / 1e6) + ' ms' : digits(ns / 1e3) + ' µs'; }
 
 // ---- URL ----------------------------------------------------------------------------------------
 
@@ -1408,12 +1397,12 @@ if (meta.notes.length || Object.keys(meta.lost).length || Object.keys(meta.trunc
 if (head.threads.length > 1) {
   $('thread').hidden = false;
   $('thread').append(h('option', {value: -1}, 'All threads'), ...head.threads.slice(0, 40).map((_, i) => h('option', {value: i}, threadName(i))));
-  $('thread').addEventListener('change', () => { state.thread = +$('thread').value; rebuild(); });
+  on($('thread'), 'change', () => { state.thread = +$('thread').value; rebuild(); });
 }
 state.table = innerWidth > 900;
-for (const id of ['flame', 'fold', 'aside', 'safe', 'theme', 'reset', 'next', 'previous', 'info', 'help']) $(id).addEventListener('click', () => run(id));
-$('search').addEventListener('input', () => { state.query = $('search').value; search(); saveSoon(); });
-$('search').addEventListener('keydown', event => {
+for (const id of ['flame', 'fold', 'aside', 'safe', 'theme', 'reset', 'next', 'previous', 'info', 'help']) on($(id), 'click', () => run(id));
+on($('search'), 'input', () => { state.query = $('search').value; search(); saveSoon(); });
+on($('search'), 'keydown', event => {
   if (event.key === 'Enter') step(event.shiftKey ? -1 : 1);
   else if (event.key === 'Escape') {
     if (state.query) { state.query = $('search').value = ''; search(); saveSoon(); } else graphs[0].pane.focus();
@@ -1421,7 +1410,7 @@ $('search').addEventListener('keydown', event => {
   event.preventDefault();
   event.stopPropagation();
 });
-document.addEventListener('keydown', event => {
+on(document, 'keydown', event => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog')) return;
   const typing = event.target.matches('input, select');
   if (event.key === 'Escape') {
@@ -1435,13 +1424,12 @@ document.addEventListener('keydown', event => {
   event.preventDefault();
   run(action);
 });
-systemDark.addEventListener('change', repaint);
-addEventListener('hashchange', () => { if (location.hash.slice(1) !== saved) restore(); });
+on(systemDark, 'change', repaint);
+on(window, 'hashchange', () => { if (location.hash.slice(1) !== saved) restore(); });
 
-new Graph('', false);
+new Graph();
 table.make();
 time.make();
 restore();
-describe(graphs[0], 0, false);
 document.documentElement.dataset.ready = '1';
 })();
