@@ -43,7 +43,7 @@ _MAX_CACHED = 1 << 17
 """Answers kept: positions that a large program executes at, 0.5 KiB each."""
 
 _PROLOGUE_SIZE = 128
-"""Bytes at the start of code before which no position can be known: nothing of the function runs."""
+"""Bytes at the start of code in which nothing of the function runs yet."""
 
 _MAX_DISPATCH = 1 << 12
 _WORD = Struct("<Q").unpack_from
@@ -118,6 +118,7 @@ class JsSymbolizer:
         shared_at = self._shared_at
         if stack and registers is not None:
             stack = self._with_live_offset(stack, registers)
+        late: list[tuple[int, RawFrame, CodeArea]] = []
         functions: list[int] = []
         pcs: list[int] = []
         for raw in stack:
@@ -135,7 +136,11 @@ class JsSymbolizer:
                 result.append(frames)
                 continue
             copied = followed.get(words[1])
-            shared: int = _WORD(copied, shared_at)[0] if copied is not None else 0
+            if copied is None:
+                late.append((len(result), raw, area))
+                result.append(None)
+                continue
+            shared: int = _WORD(copied, shared_at)[0]
             functions.append(shared)
             key: _Key | None = None
             if region is Region.GENERATED:
@@ -149,13 +154,20 @@ class JsSymbolizer:
                 functions += [function.address for function in answer.functions]
             pending.append((len(result), raw, area, shared, key))
             result.append(None)
+        late_indexes = {index for index, _, _ in late}
+        if late:
+            for index, raw, area, shared in self._read_late(late):
+                functions.append(shared)
+                pending.append((index, raw, area, shared, None))
+                if area.region is Region.GENERATED:
+                    pcs.append(raw.pc)
         self._v8.functions.validate_many(functions)
         if pcs:
             self._v8.codes.validate_many(pcs)
         for index, raw, area, shared, key in pending:
             answer = answers.get(key) if key is not None else None
             if answer is None or not self._holds(answer, raw[0], area):
-                answer = self._answer(raw, area, shared)
+                answer = self._answer(raw, area, shared, is_late=index in late_indexes)
                 if len(answers) >= _MAX_CACHED:
                     answers.clear()
                 if key is not None and answer.is_kept:
@@ -218,10 +230,32 @@ class JsSymbolizer:
 
     # Frames with words
 
-    def _answer(self, raw: RawFrame, area: CodeArea, shared: int) -> _Answer:
-        """Name a frame that has no marker."""
+    def _read_late(
+        self, frames: Sequence[tuple[int, RawFrame, CodeArea]]
+    ) -> list[tuple[int, RawFrame, CodeArea, int]]:
+        """Read now the functions of frames that were too many to be followed with the sample."""
+        words = [FrameWords(*raw.words).function for _, raw, _ in frames]
+        slots = [(word - 1 + self._shared_at, 8) for word in words]
+        found = self._v8.heap.memory.read_many(slots)
+        return [
+            (*frame, int.from_bytes(data, "little") if data is not None and word & 3 == 1 else 0)
+            for frame, word, data in zip(frames, words, found, strict=True)
+        ]
+
+    def _answer(self, raw: RawFrame, area: CodeArea, shared: int, *, is_late: bool) -> _Answer:
+        """Name a frame that has no marker.
+
+        Args:
+            raw: The frame.
+            area: What `raw.pc` lies in.
+            shared: The SharedFunctionInfo word of its function.
+            is_late: The function was not copied with the frame. The GC may have put another one in
+                its place, so it must be the one that the frame's bytecode or code belongs to.
+        """
         words = FrameWords(*raw.words)
         info = self._v8.functions.read_shared(shared) if shared else None
+        if is_late and info is not None and not self._corroborates(raw, words, area, info):
+            return _NOT_FOUND
         if area.region is Region.GENERATED:
             return self._generated(raw, words, area, info)
         if info is None:
@@ -241,6 +275,20 @@ class JsSymbolizer:
         tier = Tier.BASELINE if self._leaves_baseline(raw, area) else None
         frame = _frame(info, None, tier, inlined=False)
         return _Answer((frame,), (info,), None, 1, 1, is_kept=False)
+
+    def _corroborates(
+        self, raw: RawFrame, words: FrameWords, area: CodeArea, info: SharedFunctionInfo
+    ) -> bool:
+        """Whether a frame's own words name the same function as its JSFunction does now."""
+        if info.builtin:
+            return area.region is Region.BUILTINS
+        if info.bytecode_array == words.bytecode_array:
+            return True
+        code = self._find_code(raw.pc, area) if area.region is Region.GENERATED else None
+        if code is None or code.kind not in (CodeKind.MAGLEV, CodeKind.TURBOFAN):
+            return False
+        places = self._v8.codes.positions(code, raw.pc, is_return_address=raw.is_return_address)
+        return bool(places) and places[-1].shared == info.address
 
     def _leaves_baseline(self, raw: RawFrame, area: CodeArea) -> bool:
         """Whether baseline code has jumped to the builtin that takes its frame down."""

@@ -136,10 +136,9 @@ class CodeMap:
         if not path or path.startswith("[anon"):
             # Permissions say nothing: V8 before 11 makes pages writable while it adds code to them.
             copy = self._find_copy(mapping)
-            if copy is None or self._blob is None:
+            if copy is None or self._blob is None or self._v8 is None:
                 yield CodeArea(start, end, Region.GENERATED, mapping, None, 0)
                 return
-            assert self._v8 is not None
             bias = copy - self._blob[0]
             yield from _split(mapping, Region.GENERATED, (self._blob, bias), self._v8.elf)
             return

@@ -93,7 +93,6 @@ _RETURN_REGISTERS = (10, 8, 2, 1, 3, 11)
 _FUNCTION_KINDS = frozenset({CodeKind.BASELINE, CodeKind.MAGLEV, CodeKind.TURBOFAN})
 
 _WORD = Struct("<Q").unpack_from
-_LINK = Struct("<2Q").unpack_from
 _RESTORED = (
     (RBX, ENTRY_RBX),
     (R12, ENTRY_R12),
@@ -351,7 +350,7 @@ class _Walk:
         if self._exit_fp:
             last = min(last, self._exit_fp - self._start)
         for at in range(first, last + 1, 8):
-            saved, address = _LINK(self._stack, at)
+            address = _WORD(self._stack, at + 8)[0]
             if not area.start <= address < area.end:
                 continue
             try:
@@ -480,9 +479,9 @@ class _Walk:
         if area.region is Region.BUILTINS:
             self._repair_builtin(v8, area)
         else:
-            self._repair_generated(v8, area)
+            self._repair_generated(v8)
 
-    def _repair_generated(self, v8: V8Reader, area: CodeArea) -> None:
+    def _repair_generated(self, v8: V8Reader) -> None:
         registers = self._registers
         pc = registers[RIP]
         v8.codes.validate_many((pc,))

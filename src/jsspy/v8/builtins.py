@@ -33,7 +33,7 @@ class Builtin(NamedTuple):
 
     @property
     def runs_on_interpreter_frame(self) -> bool:
-        """Whether rbp is an interpreted function's frame while this runs without a frame of its own."""
+        """Whether this runs without a frame of its own, on that of an interpreted function."""
         return self.is_handler or self.name.startswith("Interpreter")
 
     @property
