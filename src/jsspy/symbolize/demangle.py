@@ -967,7 +967,7 @@ class _Parser:
             return self._template_param()
         if first.isdigit():
             return self._simple_id()
-        if first == "f" and two in {"fp", "fL"}:
+        if two == "fp" or (two == "fL" and self._text[self._at + 2].isdigit()):
             return self._function_param()
         if two in {"fl", "fr", "fL", "fR"}:
             return self._fold(two)
@@ -1037,6 +1037,8 @@ class _Parser:
         if two not in _OPERATORS:
             raise _Unknown
         text, operands = _OPERATORS[two]
+        if two in {"pp", "mm"}:
+            return _Node("postfix", text, self._expression())
         if operands == 1:
             return _Node("prefix", text, self._expression())
         if operands != 2:
@@ -1426,6 +1428,9 @@ class _Printer:
             return node.text + self._text(operand.parts[0]), ""
         return node.text + self._operand(node.parts[0]), ""
 
+    def _print_postfix(self, node: _Node) -> _Text:
+        return self._operand(node.parts[0]) + node.text, ""
+
     def _print_prefixed(self, node: _Node) -> _Text:
         return node.text + self._text(node.parts[0]), ""
 
@@ -1460,7 +1465,8 @@ class _Printer:
 
     def _print_cast(self, node: _Node) -> _Text:
         type_, operand = node.parts
-        return f"({self._text(type_)})({self._text(operand)})", ""
+        text = f"({self._text(operand)})" if operand.kind == "list" else self._operand(operand)
+        return f"({self._text(type_)}){text}", ""
 
     def _print_named_cast(self, node: _Node) -> _Text:
         type_, operand = node.parts
@@ -1481,5 +1487,7 @@ class _Printer:
         return f"{self._operand(owner)}{node.text}{self._text(name)}", ""
 
     def _print_fold(self, node: _Node) -> _Text:
+        saved, self._index = self._index, -1  # a fold takes whole packs
         texts = [part.text if part.text == "..." else self._operand(part) for part in node.parts]
+        self._index = saved
         return f"({node.text.join(texts)})", ""
