@@ -23,8 +23,8 @@ _MAX_VARINT_SHIFT = 63
 """V8 encodes at most 64-bit values, 7 bits per byte."""
 
 _MAX_INLINING_DEPTH = 64
-"""Guards against cycles; V8 stops at 50. Source: v8/src/compiler/js-inlining.cc,
-kMaxDepthForInlining, at 11.3.244."""
+"""Guards against cycles; V8 stops at 50 (kMaxDepthForInlining in src/compiler/js-inlining.cc, the
+same in five versions of the file, from FLAG_trace_turbo_inlining to today)."""
 
 PROLOGUE = -1
 """Bytecode offset of baseline code that runs before the first bytecode: kFunctionEntry."""
