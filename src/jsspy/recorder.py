@@ -54,6 +54,9 @@ REFRESH_NS = 250_000_000
 SETTLE_NS = 2_000_000_000
 """How long after a change of the task list isolates are still expected to appear."""
 
+NO_ISOLATE_NS = 3_000_000_000
+"""How long a process that has V8 may take to make its first isolate."""
+
 STARTING_POLL_S = 0.005
 """How often a process that has no isolate yet is looked at while nothing else is sampled."""
 
@@ -122,6 +125,8 @@ class _Session:
         self._finder: ThreadFinder | None = None
         self._tasks: list[Tid] = []
         self._settled_ns = 0
+        self._has_isolates = False
+        self._give_up_ns = time.monotonic_ns() + NO_ISOLATE_NS
         self.v8 = target.find_v8()
         if self.v8 is not None:
             self.node_version = find_node_version(self.v8.elf)
@@ -130,7 +135,6 @@ class _Session:
             try:
                 self.layout = load_layout(self.v8.elf)
                 self.plan = make_plan(self.layout)
-                self._finder = ThreadFinder(target, self.v8, self.layout)
             except UnknownV8 as err:
                 if strict:
                     raise
@@ -152,17 +156,28 @@ class _Session:
         if tasks != self._tasks:
             self._tasks = tasks
             self._settled_ns = now_ns + SETTLE_NS
-        elif self.threads and now_ns > self._settled_ns:
+        elif self._has_isolates and now_ns > self._settled_ns:
             return False
         before = self.threads
-        if self._finder is not None:
-            self.threads = self._finder.find()
-        elif self.v8 is not None:
-            self.threads = self._main_thread()
+        if self.v8 is not None:
+            self.threads = self._find_isolates()
+            self._has_isolates = self._has_isolates or bool(self.threads)
+            if not self._has_isolates and (self.layout is None or now_ns >= self._give_up_ns):
+                self.threads = self._main_thread()
         return self.threads != before
+
+    def _find_isolates(self) -> list[ThreadPlan]:
+        if self.v8 is None or self.layout is None:
+            return []
+        # What was found out of a process that is starting may be wrong a moment later.
+        if self._finder is None or not self._has_isolates:
+            self._finder = ThreadFinder(self.target, self.v8, self.layout)
+        return self._finder.find()
 
     def _main_thread(self) -> list[ThreadPlan]:
         """Return the one thread of which it is certain that it is not V8's or libuv's helper."""
+        if self.layout is not None:
+            self.note = "no thread has an isolate: its main thread is sampled"
         for mapping in self.target.address_space(refresh=True).mappings:
             if mapping.path == "[stack]":
                 return [ThreadPlan(Tid(self.target.pid), Address(0), mapping.end)]
@@ -222,6 +237,8 @@ class Recorder:
         self.end: End | None = None
         self.infos: dict[Pid, TargetInfo] = {}
         """Every node process that was sampled, in the order in which they were found."""
+        self.saw_v8 = False
+        """V8 was found in some process, sampled or not."""
         self._strict = strict
         self._follow_children = follow_children
         self._sessions: dict[Pid, _Session] = {}
@@ -276,7 +293,7 @@ class Recorder:
                 f"process {pid} ({command}) is not Node.js: it has no V8 in it",
                 hint=_hint_child(pid),
             )
-        self._sessions[target.pid] = session
+        self._keep(session)
         return target
 
     def run(
@@ -392,8 +409,13 @@ class Recorder:
             self.engine.remove_target(pid)
         old.target.close()
         del self._sessions[pid]
-        session = self._sessions[pid] = _open_session(pid, strict=self._strict)
+        session = _open_session(pid, strict=self._strict)
+        self._keep(session)
         return session
+
+    def _keep(self, session: _Session) -> None:
+        self._sessions[session.target.pid] = session
+        self.saw_v8 = self.saw_v8 or session.v8 is not None
 
     def _drop(self, pid: Pid) -> None:
         """Forget a process that ended."""
@@ -436,7 +458,7 @@ class Recorder:
                     if session.v8 is None:
                         session.target.close()
                     else:
-                        self._sessions[child] = session
+                        self._keep(session)
                 except (ProcessExited, ProcessNotFound):
                     continue
                 except (PermissionDenied, UnsupportedTarget) as err:

@@ -232,6 +232,32 @@ def test_children_are_followed_when_asked(version: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", VERSION)
+def test_children_of_a_shell_are_found(version: str, tmp_path: Path) -> None:
+    script = tmp_path / "busy.js"
+    script.write_text(BUSY, encoding="utf-8")
+    command = f'"{nodes.find(version)}" "{script}" & wait'
+    path = tmp_path / "a.jsspy"
+    shell = subprocess.Popen(
+        ["sh", "-c", command], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == "ready\n"
+        pid = str(shell.pid)
+        alone = jsspy("record", "--pid", pid)
+        family = jsspy("record", "--pid", pid, "-s", "-d", "0.5", "-o", str(path), "--json")
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+        if shell.stdout is not None:
+            shell.stdout.close()
+    assert alone.returncode == 3
+    assert family.returncode == 0, family.stderr
+    (who,) = json.loads(family.stdout)["targets"]
+    assert f"Try: --pid {who['pid']} " in alone.stderr
+
+
+@pytest.mark.parametrize("version", VERSION)
 def test_child_born_while_recording_is_picked_up(version: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsspy"
     program = f"""

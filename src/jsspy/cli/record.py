@@ -215,7 +215,7 @@ def _finish(
         }
         # Standard output carries one thing: the profile, if it was sent there.
         output.echo_json(value, err=isinstance(exporter, StreamExporter))
-    if started is not None and not recorder.infos:
+    if started is not None and not recorder.saw_v8:
         raise _never_node(started)
     if not len(profile):
         raise _no_samples(recorder)
@@ -237,7 +237,9 @@ def _never_node(started: StartedCommand) -> NotNode:
 def _no_samples(recorder: Recorder) -> NoSamples:
     stats = recorder.profile.stats
     if not recorder.infos:
-        return NoSamples("no samples: no child process that is node was seen")
+        if recorder.saw_v8:
+            return NoSamples("no samples: no JavaScript ran yet when the recording ended")
+        return NoSamples("no samples: no node process was among the child processes")
     who = describe_targets(recorder)
     if stats.requested:
         lost = ", ".join(f"{reason.value} {count}" for reason, count in stats.lost.items())
