@@ -16,6 +16,7 @@ Source: Itanium C++ ABI, chapter 5.1 "External Names (a.k.a. Mangling)".
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 MAX_MANGLED = 16 << 10
@@ -1165,8 +1166,20 @@ class _Printer:
         return result
 
     def _join(self, parts: tuple[_Node, ...]) -> str:
-        texts = (self._text(part) for part in parts)
-        return ", ".join(text for text in texts if text)
+        return self._join_texts(self._text(part) for part in parts)
+
+    @staticmethod
+    def _join_texts(texts: Iterable[str]) -> str:
+        """Join what is not empty, without ever holding much more than may come out."""
+        kept: list[str] = []
+        size = 0
+        for text in texts:
+            if text:
+                kept.append(text)
+                size += len(text)
+                if size > MAX_OUTPUT:
+                    raise _Unknown
+        return ", ".join(kept)
 
     def _resolve(self, node: _Node) -> tuple[_Node, int]:
         """Return what a template parameter stands for, and the index to render it with."""
@@ -1298,12 +1311,8 @@ class _Printer:
         size = self._pack_size(node.parts[0])
         if size is None:
             return self._text(node.parts[0]) + "...", ""
-        saved = self._index
-        texts: list[str] = []
-        for self._index in range(size):
-            texts.append(self._text(node.parts[0]))
-        self._index = saved
-        return ", ".join(text for text in texts if text), ""
+        texts = ("".join(self._render_at(node.parts[0], index)) for index in range(size))
+        return self._join_texts(texts), ""
 
     def _pack_size(self, node: _Node) -> int | None:
         """Return the number of elements of the first pack in a pattern."""

@@ -25,10 +25,10 @@ plus n, and these of rbx, rbp, r12..r15 lie right below the return address": suc
 `_FastRule`, one slice of the stack to unpack. Anything else is a `_GeneralRule`, with DWARF
 expressions (PLT stubs, OpenSSL, signal frames, realigned stacks) evaluated by a bounded machine.
 
-How it was checked: the rows of all functions of libc, libstdc++ and Node 20 equal what `readelf -wF`
-makes of them, and the stacks of all threads of Node 20 and 26 under eleven loads (396 stacks, 2612
-frames) equal gdb's, up to V8's own code, which has no rules at all. Assembly without rules gives
-`Step.NO_RULE`.
+How it was checked: the rows of all functions of libc, libstdc++ and Node 20 equal what readelf
+makes of them (`readelf -wF`), and the stacks of all threads of Node 20 and 26 under eleven loads
+(396 stacks, 2612 frames) equal gdb's, up to V8's own code, which has no rules at all. Assembly
+without rules gives `Step.NO_RULE`.
 
 Source: DWARF 5, sections 2.5 and 6.4; LSB Core 5.0, chapter 10 (`.eh_frame`, `.eh_frame_hdr`);
 x86-64 psABI, figure 3.36 (register numbers).
