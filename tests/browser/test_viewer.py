@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -540,3 +541,38 @@ def test_small_windows_show_the_graph(view: Any, small: Profile, size: tuple[int
     assert height >= 150
     assert top + height <= size[1]
     assert page.hover(1, 0.5).startswith("main")
+
+
+def test_weights_agree_with_a_count_by_hand(view: Any) -> None:
+    """Self and total of a tangle of recursion, hidden glue and shared prefixes."""
+    rng = random.Random(5)
+    frames = [js(f"f{i}") for i in range(9)] + [Frame("[glue]", FrameKind.VM_FRAME)]
+    stacks = [
+        (rng.randrange(1, 50), tuple(rng.choices(frames, k=rng.randrange(1, 14))))
+        for _ in range(400)
+    ]
+    own: dict[str, int] = {}
+    whole: dict[str, int] = {}
+    for weight, stack in stacks:
+        names = [frame.name for frame in stack if frame.kind is FrameKind.JS]
+        for name in set(names):
+            whole[name] = whole.get(name, 0) + weight
+        if names:
+            own[names[-1]] = own.get(names[-1], 0) + weight
+    page = view(profile_of(*stacks))
+    titles = page.browser.evaluate(
+        "[...document.querySelectorAll('#table tbody tr')].map(r => r.title)"
+    )
+    found = {}
+    for title in titles:
+        name, _, numbers = title.split("\n")
+        found[name] = numbers
+    assert len(found) == 9
+
+    def amount(weight: int) -> str:
+        ms = f"{weight:.0f} ms" if weight >= 100 else f"{weight:.1f} ms"
+        seconds = f"{weight / 1000:.2f} s" if weight < 10_000 else f"{weight / 1000:.1f} s"
+        return seconds if weight >= 1000 else ms
+
+    expected = {n: f"self {amount(own[n])}, total {amount(whole[n])}" for n in whole}
+    assert found == expected

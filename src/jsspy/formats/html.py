@@ -89,9 +89,10 @@ def _page() -> tuple[str, str, str, str]:
     page, style, script = (
         files.joinpath(f"viewer.{ending}").read_text("utf-8") for ending in ("html", "css", "js")
     )
-    # Indents and comment lines are for us. No literal in these files goes over a line's end.
-    style, script = (re.sub(r"(?m)^ *(?://.*)?\n?| +$", "", text) for text in (style, script))
-    style = re.sub(r"\s*([{};,])\s*", r"\1", style)
+    # Indents and comments are for us. In these files no literal goes over a line's end, or holds
+    # two blanks before two slashes.
+    style, script = (re.sub(r"(?m)^ *(?://.*)?\n?|  +//.*$", "", text) for text in (style, script))
+    style = re.sub(r"/\*.*?\*/|\s*([{};,])\s*", r"\1", style)
     # Blanks between elements would be text nodes for the browser to keep.
     page = page.replace(">\n<", "><")
     policy = (

@@ -15,6 +15,8 @@ function h(tag, properties, ...children) {
   return element;
 }
 const on = (target, type, act, options) => target.addEventListener(type, act, options);
+const take = event => { event.preventDefault(); event.stopPropagation(); };
+const clamp = (low, value, high) => Math.max(low, Math.min(value, high));
 const say = text => { $('live').textContent = text; };
 
 // ---- Data: base64 of zlib of JSON and byte planes (see formats/html.py) -------------------------
@@ -142,6 +144,12 @@ function duration(ns) {
   return ns ? Math.round(ns) + ' ns' : '0';
 }
 const amount = isTime ? duration : integer;
+const brief = text => text.replace(/\.0+ |(\.\d*?)0+ /, '$1 ');
+function roundUp(value) {      // to 1, 2 or 5 times a power of ten
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * [1, 2, 5, 10].find(m => m * power >= value);
+}
+const share = part => percent(part, main.total[0]);
 const percent = (part, whole) => part && whole ? digits(100 * part / whole) + ' %' : '0 %';
 
 // ---- State: everything that the URL keeps -------------------------------------------------------
@@ -387,10 +395,8 @@ function search() {
       if (bar >= until) { weight += total[bar]; until = end[bar]; }
     }
   }
-  const share = percent(weight, main.total[0]);
-  $('found').textContent = problem ? `Not a regexp (${problem}); as text: ${share}`
-    : test ? `${integer(functions)} function${functions === 1 ? '' : 's'}, ${integer(matchedBars)} frames, ${share}` : '';
-  $('found').title = test ? 'Share of the weight whose stacks have a match; nested matches count once' : '';
+  $('found').textContent = problem ? `Not a regexp (${problem}); as text: ${share(weight)}`
+    : test ? `${integer(functions)} function${functions === 1 ? '' : 's'}, ${integer(matchedBars)} frames, ${share(weight)}` : '';
   $('found').className = $('search').className = problem ? 'bad' : '';
   $('previous').disabled = $('next').disabled = !matchedBars;
   table.fill();
@@ -613,13 +619,11 @@ class Graph {
     c.fillStyle = palette.page;
     c.fillRect(0, 0, width, RULER);
     c.fillStyle = palette.inkSoft;
-    const rough = (to - from) / Math.max(2, width / 110), power = 10 ** Math.floor(Math.log10(rough));
-    let tick = power * [1, 2, 5, 10].find(m => m * power >= rough);
-    if (!isTime) tick = Math.max(1, Math.round(tick));
+    const least = roundUp((to - from) / Math.max(2, width / 110)), tick = isTime ? least : Math.max(1, Math.round(least));
     const unit = fit(this.caption + UNIT, width), reserved = width - fitted - 8;
     c.fillText(unit, reserved, RULER / 2);
     for (let i = 0; ; i++) {
-      const px = i * tick * scale, label = amount(i * tick).replace(/\.0+ |(\.\d*?)0+ /, '$1 ');
+      const px = i * tick * scale, label = brief(amount(i * tick));
       fit(label, width);
       if (px + fitted + 8 > reserved) break;
       c.fillRect(Math.round(px), 0, 1, 5);
@@ -664,7 +668,7 @@ class Graph {
   window(from, to) {
     const all = this.tree.total[0] || 1, least = all * 1e-9;
     const size = Math.min(all, Math.max(least, to - from));
-    this.from = Math.max(0, Math.min(all - size, from));
+    this.from = clamp(0, from, all - size);
     this.to = this.from + size;
     this.schedule();
     saveSoon();
@@ -826,7 +830,7 @@ class Graph {
       case 'Backspace': this.goBack(); break;
       case '+': case '=': case '-': {
         const middle = tree.x[selected] + tree.total[selected] / 2;
-        const px = Math.max(0, Math.min(1, (middle - this.from) / (this.to - this.from))) * this.width;
+        const px = clamp(0, (middle - this.from) / (this.to - this.from), 1) * this.width;
         this.remember();
         this.magnify(event.key === '-' ? 1.5 : 1 / 1.5, px);
         break;
@@ -835,8 +839,7 @@ class Graph {
       case 'PageDown': this.pane.scrollTop += this.height - 2 * ROW; break;
       default: return;
     }
-    event.preventDefault();
-    event.stopPropagation();
+    take(event);
     if (to >= 0) { this.select(to, true); this.reveal(to, 3); }
   }
 }
@@ -848,6 +851,8 @@ function redraw() { for (const graph of graphs) graph.schedule(); }
 const command = meta.command || 'all';
 const rootName = meta.command ? `all: ${meta.command}` : 'all';
 
+const groupOf = fn => fn < 0 ? '' : GROUPS[fnGroup[fn]][0] + (col.fn_inlined[fn] ? ', inlined' : '');
+
 function tiersOf(accept) {
   const weights = new Float64Array(head.tiers.length);
   for (let r = 0; r < rowCount; r++) if (accept(r)) weights[col.frame_tier[col.row_frame[r]]] += rowSelf[r] || 1e-9 * rowTotal[r];
@@ -855,15 +860,14 @@ function tiersOf(accept) {
 }
 
 function describe(graph, bar, speak) {
-  const {fn, self, total} = graph.tree, f = fn[bar], all = main.total[0];
+  const {fn, self, total} = graph.tree, f = fn[bar];
   const isMain = graph.tree === main;
-  const kind = f < 0 ? '' : GROUPS[fnGroup[f]][0] + (col.fn_inlined[f] ? ', inlined' : '');
   const tiers = f >= 0 && isMain ? tiersOf(r => rowBar[r] === bar && rowFn[r] === f).join(', ') : '';
-  const numbers = `total ${amount(total[bar])} (${percent(total[bar], all)})` + (isMain || graph === graphs[1] ? `, self ${amount(self[bar])} (${percent(self[bar], all)})` : '');
+  const numbers = `total ${amount(total[bar])} (${share(total[bar])})` + (isMain || graph === graphs[1] ? `, self ${amount(self[bar])} (${share(self[bar])})` : '');
   const title = f < 0 ? rootName : name(f);
   const where = definition(f);
   $('detail').replaceChildren(
-    h('b', {}, title), ' ', h('span', {}, [where, kind, tiers].filter(Boolean).join(' · ')), h('br'), numbers);
+    h('b', {}, title), ' ', h('span', {}, [where, groupOf(f), tiers].filter(Boolean).join(' · ')), h('br'), numbers);
   if (speak) say(`${title}, ${numbers}${where ? ', ' + where : ''}${tiers ? ', ' + tiers : ''}`);
 }
 
@@ -876,7 +880,6 @@ function showFunction(fn) {
   box.hidden = fn < 0;
   table.mark();
   if (fn < 0) { box.replaceChildren(); return; }
-  const all = main.total[0];
   // A line's total counts rows of the outermost calls only, so that recursion counts once.
   const outer = new Uint8Array(main.count);
   for (let bar = 1; bar < main.count;) if (main.fn[bar] === fn) { outer[bar] = 1; bar = main.end[bar]; } else bar++;
@@ -894,14 +897,14 @@ function showFunction(fn) {
   const tiers = tiersOf(r => rowFn[r] === fn);
   box.replaceChildren(
     h('h2', {}, name(fn)),
-    h('p', {}, [definition(fn), GROUPS[fnGroup[fn]][0] + (col.fn_inlined[fn] ? ', inlined' : ''), tiers.join(', '),
-      `self ${percent(fnSelf[fn], all)}, total ${percent(fnTotal[fn], all)}`].filter(Boolean).join(' · ')),
+    h('p', {}, [definition(fn), groupOf(fn), tiers.join(', '),
+      `self ${share(fnSelf[fn])}, total ${share(fnTotal[fn])}`].filter(Boolean).join(' · ')),
     h('button', {onclick: () => setFocus(state.focus === fn ? -1 : fn)}, state.focus === fn ? 'Back to the graph' : 'Callers and callees'),
     h('button', {onclick: copy}, 'Copy'));
   if (hot.length) {
     const file = strings[col.fn_file[fn]];
     box.append(h('table', {}, h('tbody', {}, ...hot.map(([line, {self, total}]) => h('tr', {title: `line ${line}: self ${amount(self)}, total ${amount(total)}`},
-      h('td', {className: 'value'}, percent(total, all)),
+      h('td', {className: 'value'}, share(total)),
       h('td', {}, h('code', {}, `${line}  ${sourceLines.get(`${line}:${file}`) || 'no source kept'}`)))))));
   }
 }
@@ -953,16 +956,19 @@ const table = {
     on(box, 'keydown', event => {
       const page = this.lines.length - 1, at = this.rows.indexOf(shownFn);
       const to = {ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: Infinity}[event.key];
-      if (to !== undefined && event.target === box) { event.preventDefault(); this.pick(Math.max(0, Math.min(this.rows.length - 1, to))); }
-      else if (event.key === 'Enter' && event.target === box && shownFn >= 0) { event.preventDefault(); setFocus(shownFn); }
+      if (event.target !== box || to === undefined && event.key !== 'Enter') return;
+      take(event);
+      if (to !== undefined) this.pick(clamp(0, to, this.rows.length - 1));
+      else if (shownFn >= 0) setFocus(shownFn);
     });
   },
 
   fill() {
     const rows = [];
     for (let fn = 0; fn < fnCount; fn++) if (fnTotal[fn] && (!matched || matched[fn])) rows.push(fn);
-    const by = this.sort === 'name' ? () => 0 : this.sort === 'self' ? (a, b) => fnSelf[b] - fnSelf[a] || fnTotal[b] - fnTotal[a] : (a, b) => fnTotal[b] - fnTotal[a] || fnSelf[b] - fnSelf[a];
-    this.rows = Int32Array.from(rows).sort((a, b) => by(a, b) || (name(a) < name(b) ? -1 : name(a) > name(b) ? 1 : a - b));
+    const [first, second] = {self: [fnSelf, fnTotal], total: [fnTotal, fnSelf], name: [[], []]}[this.sort];
+    this.rows = Int32Array.from(rows).sort((a, b) => first[b] - first[a] || second[b] - second[a]
+      || (name(a) < name(b) ? -1 : name(a) > name(b) ? 1 : a - b));
     for (const cell of this.heads) {
       if (cell.dataset.sort === this.sort) cell.ariaSort = this.sort === 'name' ? 'ascending' : 'descending';
       else cell.removeAttribute('aria-sort');
@@ -975,18 +981,17 @@ const table = {
   show() {
     const box = $('table'), fits = Math.max(0, Math.floor(box.clientHeight / this.ROW) - 1);
     const count = Math.min(fits, this.rows.length);
-    this.start = Math.max(0, Math.min(this.rows.length - count, Math.ceil(box.scrollTop / this.ROW - .1)));
+    this.start = clamp(0, Math.ceil(box.scrollTop / this.ROW - .1), this.rows.length - count);
     while (this.lines.length > count) this.lines.pop().remove();
     while (this.lines.length < count) {
       const line = h('tr', {}, h('td', {className: 'value'}, ''), h('td', {className: 'value'}, ''), h('td', {}, ''));
       this.lines.push(line);
       this.body.append(line);
     }
-    const all = main.total[0];
     this.lines.forEach((line, i) => {
       const fn = this.rows[this.start + i], [self, total, label] = line.cells, where = definition(fn);
-      self.textContent = percent(fnSelf[fn], all);
-      total.textContent = percent(fnTotal[fn], all);
+      self.textContent = share(fnSelf[fn]);
+      total.textContent = share(fnTotal[fn]);
       label.textContent = `${name(fn)}  ${shorten(where)}`;
       line.title = `${name(fn)}\n${where}\nself ${amount(fnSelf[fn])}, total ${amount(fnTotal[fn])}`;
       label.style.setProperty('--swatch', palette.fill[fnStyle[fn]]);
@@ -1012,7 +1017,7 @@ const table = {
     const top = index * this.ROW, room = box.clientHeight - 2 * this.ROW;
     if (top < box.scrollTop) box.scrollTop = top;
     else if (top > box.scrollTop + room) box.scrollTop = top - room;
-    say(`${name(fn)}, self ${percent(fnSelf[fn], main.total[0])}, total ${percent(fnTotal[fn], main.total[0])}, row ${index + 1} of ${this.rows.length}`);
+    say(`${name(fn)}, self ${share(fnSelf[fn])}, total ${share(fnTotal[fn])}, row ${index + 1} of ${this.rows.length}`);
   },
 };
 
@@ -1084,14 +1089,13 @@ const time = {
     });
     c.font = '11px system-ui, sans-serif';
     c.textBaseline = 'middle';
-    const tick = 10 ** Math.floor(Math.log10(span / 4)), every = tick * [1, 2, 5, 10].find(m => span / (m * tick) <= width / 90);
-    for (let t = 0; t < span; t += every) {
+    for (let t = 0, every = roundUp(span * 90 / width); t < span; t += every) {
       const px = Math.round(t / span * width);
       c.fillStyle = palette.line;
       c.fillRect(px, 0, 1, height);
       c.fillStyle = palette.inkSoft;
-      const label = `${+(t / (span >= 2e6 ? 1e6 : 1e3)).toPrecision(6)} ${span >= 2e6 ? 's' : 'ms'}`;
-      if (px + c.measureText(label).width < width) c.fillText(label, px + 4, 7);
+      const label = brief(duration(t * 1e3));
+      c.fillText(label, px + 4, 7);
     }
     if (state.from >= 0) {
       const left = state.from / span * width, right = Math.max(left + 1, state.to / span * width);
@@ -1124,7 +1128,7 @@ const time = {
 
   listen() {
     const {canvas} = this;
-    const at = event => Math.max(0, Math.min(1, (event.clientX - canvas.getBoundingClientRect().left) / canvas.clientWidth)) * span;
+    const at = event => clamp(0, (event.clientX - canvas.getBoundingClientRect().left) / canvas.clientWidth, 1) * span;
     let start = -1, moved = false;
     on(canvas, 'pointerdown', event => { start = at(event); moved = false; canvas.setPointerCapture(event.pointerId); });
     on(canvas, 'pointermove', event => {
@@ -1144,11 +1148,10 @@ const time = {
         const some = span / 20, {from, to} = state;
         if (from < 0) this.choose(0, span / 10);
         else if (event.shiftKey) this.choose(from, Math.max(from + some / 10, to + way * some));
-        else { const by = Math.max(-from, Math.min(span - to, way * some)); this.choose(from + by, to + by); }
+        else { const by = clamp(-from, way * some, span - to); this.choose(from + by, to + by); }
       } else if (event.key === 'Escape' && state.from >= 0) this.choose(-1, -1);
       else return;
-      event.preventDefault();
-      event.stopPropagation();
+      take(event);
       rebuild();
       say(state.from < 0 ? 'Whole recording' : `From ${duration(state.from * 1e3)} to ${duration(state.to * 1e3)}`);
     });
@@ -1224,14 +1227,14 @@ function legend() {
   if (box.childElementCount === 0) {
     GROUPS.forEach(([label], kind) => {
       if (!present.has(kind)) return;
-      const button = h('button', {onclick: () => { state.hidden ^= 1 << kind; rebuild(); }, title: `Hide or show: ${label}. The weight of hidden frames goes to their callers` }, label);
+      const button = h('button', {onclick: () => { state.hidden ^= 1 << kind; rebuild(); }, title: 'Hide or show; the weight of hidden frames goes to their callers'}, label);
       button.dataset.kind = kind;
       box.append(button);
     });
   }
   for (const button of box.children) {
     const kind = +button.dataset.kind;
-    button.textContent = `${GROUPS[kind][0]} ${percent(kindSelf[kind], main.total[0])}`;
+    button.textContent = `${GROUPS[kind][0]} ${share(kindSelf[kind])}`;
     button.ariaPressed = String(!(state.hidden >> kind & 1));
     button.style.setProperty('--swatch', palette.fill[kind * SHADES + 1]);
   }
@@ -1296,18 +1299,18 @@ function dialog(title, rows) {
 function help() {
   const keys = (...list) => h('span', {}, ...list.flatMap(key => [h('kbd', {}, key), ' ']));
   dialog('Keys and mouse', [
-    [keys('←', '→', '↑', '↓'), 'Move between frames (in the graph)'],
-    [keys('Enter'), 'Zoom to the frame; in the table: callers and callees'],
-    [keys('Esc', 'Backspace'), 'Back: zoom out, leave a view, clear the search'],
-    [keys('+', '-', '0'), 'Zoom in, zoom out, show everything'],
-    [keys('/'), 'Search by text or regexp'], [keys('n', 'N'), 'Next and previous match'],
-    [keys('c'), 'Copy name and place of the frame under the mouse, or of the chosen one'],
+    [keys('←', '→', '↑', '↓'), 'Move between frames'],
+    [keys('Enter'), 'Zoom in; in the table: callers and callees'],
+    [keys('Esc'), 'Zoom out, leave a view, clear the search'],
+    [keys('+', '-', '0'), 'Zoom in, out, show everything'],
+    [keys('/', 'n', 'N'), 'Search by text or regexp; next and previous match'],
+    [keys('c'), 'Copy name and place of the frame under the mouse, else of the chosen one'],
     [keys('s'), 'Callers and callees of the chosen function'],
-    [keys('i'), 'Root above (icicle) or below (flame)'], [keys('r'), 'Fold recursion'],
-    [keys('v'), "Show V8's glue frames"],
+    [keys('i', 'r', 'v'), "Turn the graph over; fold recursion; show V8's glue frames"],
     [keys('g', 't', 'T'), 'Go to the graph, to the table; hide the table'],
-    [keys('d', 'p'), 'Theme; colours that colour-blind people can tell apart'], [keys('I', '?'), 'About the recording; this page'],
-    ['Mouse', 'Click: zoom. Wheel: zoom. Drag: move. Shift and wheel: scroll. Drag in the time line: choose a range'],
+    [keys('d', 'p'), 'Theme; colours that colour-blind people can tell apart'],
+    [keys('I', '?'), 'About the recording; this page'],
+    ['Mouse', 'Click, wheel: zoom. Drag: move. Shift and wheel: scroll. Drag in the time line: choose a range'],
   ]);
 }
 
@@ -1329,7 +1332,6 @@ function info() {
     ['JavaScript frames named', meta.jsFrames ? `${integer(meta.jsFramesNamed)} of ${integer(meta.jsFrames)}` : ''],
     ['Pauses of the target', pauses.count ? `${integer(pauses.count)}; median ${duration(pauses.p50_ns)}, 99 % below ${duration(pauses.p99_ns)}, longest ${duration(pauses.max_ns)}, in all ${duration(pauses.total_ns)}` : ''],
     ['CPU time of jsspy', meta.profilerCpu ? duration(meta.profilerCpu) : ''],
-    ['Functions, frames, stacks', `${integer(fnCount)}, ${integer(col.frame_fn.length)}, ${integer(rowCount)}`],
     ...meta.notes.map(note => ['Note', note]),
   ].filter(([, value]) => value));
 }
@@ -1407,8 +1409,7 @@ on($('search'), 'keydown', event => {
   else if (event.key === 'Escape') {
     if (state.query) { state.query = $('search').value = ''; search(); saveSoon(); } else graphs[0].pane.focus();
   } else return;
-  event.preventDefault();
-  event.stopPropagation();
+  take(event);
 });
 on(document, 'keydown', event => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog')) return;
