@@ -7,8 +7,6 @@ lies between them are copied; where V8 keeps them far apart (12 and 14: 25 KiB),
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from jsspy.model.capture import CapturePlan
 from jsspy.v8.layout import IsolateLayout, Layout, MarkerScheme
 
@@ -17,18 +15,6 @@ _WINDOW = 256
 """Bytes that one window may have; engines in the kernel have room for two of these."""
 
 _ENTRY_TYPES = ("Entry", "ConstructEntry", "EntryConstruct")
-
-
-class IsolateState(NamedTuple):
-    """The words of an Isolate that a sample carries. 0 where there is nothing, or no such word."""
-
-    c_entry_fp: int = 0
-    js_entry_sp: int = 0
-    vm_state: int = -1
-    """V8's StateTag; -1 if it is not known."""
-    fast_fp: int = 0
-    """Frame that is calling C++ fast, and where it continues."""
-    fast_pc: int = 0
 
 
 def make_plan(layout: Layout) -> CapturePlan:
@@ -76,34 +62,8 @@ def encode_marker(layout: Layout, frame_type: int) -> int:
     return frame_type << (1 if is_shifted_by_one else 32)
 
 
-def decode_isolate_state(layout: Layout, words: bytes) -> IsolateState:
-    """Return the words that `make_plan` had copied from an Isolate; all unset for b""."""
-    isolate = layout.isolate
-    windows = _make_windows(isolate)
-    if len(words) != sum(size for _, size in windows):
-        return IsolateState()
-
-    def word(offset: int | None, size: int = _WORD, absent: int = 0) -> int:
-        place = 0
-        for start, length in windows:
-            if offset is not None and start <= offset <= start + length - size:
-                at = place + offset - start
-                return int.from_bytes(words[at : at + size], "little")
-            place += length
-        return absent
-
-    return IsolateState(
-        c_entry_fp=word(isolate.c_entry_fp),
-        js_entry_sp=word(isolate.js_entry_sp),
-        # StateTag is an enum of 16 bits. Source: include/v8-unwinder.h at 13.6.233, vm-state.h.
-        vm_state=word(isolate.vm_state, 2, absent=-1),
-        fast_fp=word(isolate.fast_c_call_caller_fp),
-        fast_pc=word(isolate.fast_c_call_caller_pc),
-    )
-
-
 def _make_windows(isolate: IsolateLayout) -> list[tuple[int, int]]:
-    """Return one or two (start, size) that together cover the words of an IsolateState."""
+    """Return one or two (start, size) that cover the words of exit frames and the VM state."""
     offsets = sorted(
         offset
         for offset in (
