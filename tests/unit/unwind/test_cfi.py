@@ -139,7 +139,7 @@ def test_state_is_kept_when_a_step_fails() -> None:
     rules = table(bytes([DEF_CFA_OFFSET, 16]) + saved(RBX, 2))
     for data, start, expected in (
         (stack(1), STACK, Step.UNREADABLE),
-        (stack(1, CALLER), STACK + 64, Step.UNREADABLE),
+        (stack(*range(1, 20)), STACK + 64, Step.UNREADABLE),
         (b"", STACK, Step.UNREADABLE),
         (stack(1, 0), STACK, Step.END),
     ):
