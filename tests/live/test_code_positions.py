@@ -380,9 +380,23 @@ def _wait_until_blocked(pid: int) -> None:
 
 @pytest.mark.parametrize(("version", "mode"), _cases())
 def test_blocked_chain_is_exact(version: str, mode: str) -> None:
-    rounds = "30" if mode in ("interpreted", "baseline") else "8000"
+    wanted = {
+        "interpreted": None,
+        "baseline": CodeKind.BASELINE,
+        "maglev": CodeKind.MAGLEV,
+    }.get(mode, CodeKind.TURBOFAN)
+    # V8 compiles on another thread, which a busy machine may let wait.
+    for rounds in (30,) if mode in ("interpreted", "baseline") else (8000, 40000, 200000):
+        tier = _check_blocked_chain(version, mode, rounds)
+        if tier is wanted:
+            return
+    pytest.fail(f"leaf3 is in {tier} instead of {wanted}")
+
+
+def _check_blocked_chain(version: str, mode: str, rounds: int) -> CodeKind | None:
+    """Run the program until it blocks and check all frames; return the tier of the leaf."""
     with nodes.running(
-        version, BLOCKED, rounds, flags=_flags(mode, version), wait=False
+        version, BLOCKED, str(rounds), flags=_flags(mode, version), wait=False
     ) as process:
         expected = []
         for line in json.loads(process.line()):
@@ -396,19 +410,13 @@ def test_blocked_chain_is_exact(version: str, mode: str) -> None:
             exit_fp = reader.word(reader.isolate + reader.layout.isolate.c_entry_fp)
             found = reader.walk(0, exit_fp, is_return_address=True)
             assert [place[:3] for place in found] == expected
-            leaf = found[0].kind
-            wanted = {
-                "interpreted": None,
-                "baseline": CodeKind.BASELINE,
-                "maglev": CodeKind.MAGLEV,
-            }.get(mode, CodeKind.TURBOFAN)
-            assert leaf is wanted
             # Once more from the caches, checked one by one and all at once.
             assert reader.walk(0, exit_fp, is_return_address=True) == found
             starts = list(reader.codes._starts)
             reader.codes.validate_many([start + 1 for start in starts])
             assert reader.codes._trusted == set(starts)
             assert reader.walk(0, exit_fp, is_return_address=True) == found
+            return found[0].kind
 
 
 def _sample(reader: Reader, registers: Registers) -> list[Place]:
