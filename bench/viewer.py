@@ -10,7 +10,8 @@ DIR is where `npm install speedscope` was run; without it only our viewer is mea
   under the same rule, with 300 ms for search so that the caret does not count;
 - *motion*: three seconds of wheel zoom and pan at 60 events a second; frames drawn per second and
   the longest task on the main thread;
-- *memory*: JavaScript heap after a collection, buffers of typed arrays, and DOM nodes.
+- *memory*: JavaScript heap after a collection, buffers of typed arrays, DOM nodes, and the
+  resident size of the largest renderer process.
 
 Times on a busy machine are worth little by themselves: compare rows of one run.
 """
@@ -70,6 +71,7 @@ class Figures(NamedTuple):
     heap: float
     buffers: float
     dom_nodes: int
+    resident: float
 
 
 def stop_trace(browser: Chromium) -> list[dict[str, Any]]:
@@ -164,12 +166,14 @@ def measure(browser: Chromium, viewer: Viewer) -> Figures:
     usage = browser.send("Runtime.getHeapUsage")
     metrics = browser.send("Performance.getMetrics")["metrics"]
     nodes = next(m["value"] for m in metrics if m["name"] == "Nodes")
+    resident = browser.renderer_bytes() / 1e6
 
     start_trace(browser)
     clicks = (1, 2) if viewer.double_click else (1,)
+    browser.mouse("mouseMoved", 200, 250)
     for count in clicks:
         for kind in ("mousePressed", "mouseReleased"):
-            browser.mouse(kind, 200, 420, button="left", clickCount=count)
+            browser.mouse(kind, 200, 250, button="left", clickCount=count)
     time.sleep(1.5)
     events = stop_trace(browser)
     zoom = settled(events, dispatched(events, "dblclick" if len(clicks) == 2 else "mouseup"), 450)
@@ -205,7 +209,7 @@ def measure(browser: Chromium, viewer: Viewer) -> Figures:
     longest = max((e["dur"] for e in tasks(events, 0)), default=0) / 1e6
     return Figures(
         first, first_task, zoom, search, fps, longest,
-        usage["usedSize"] / 1e6, usage.get("backingStorageSize", 0) / 1e6, int(nodes),
+        usage["usedSize"] / 1e6, usage.get("backingStorageSize", 0) / 1e6, int(nodes), resident,
     )  # fmt: skip
 
 
@@ -281,8 +285,8 @@ def main() -> None:
     parser.add_argument("--speedscope", type=Path)
     options = parser.parse_args()
     head = ("viewer", "nodes", "file MB", "made s", "first s", "its task", "zoom s", "search s",
-            "fps", "max task", "heap MB", "buffers", "DOM")  # fmt: skip
-    print(("{:>11} " + "{:>8} " * 12).format(*head))
+            "fps", "max task", "heap MB", "buffers", "DOM", "RSS MB")  # fmt: skip
+    print(("{:>11} " + "{:>8} " * 13).format(*head))
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         for nodes in options.nodes:
@@ -299,7 +303,8 @@ def main() -> None:
                 print(
                     f"{viewer.name:>11} {nodes:>8} {viewer.size_bytes / 1e6:>8.2f} "
                     f"{viewer.produce_s:>8.2f} " + "".join(f"{v:>8.3f} " for v in row[:4])
-                    + f"{row[4]:>8.1f} {row[5]:>8.3f} {row[6]:>8.2f} {row[7]:>8.2f} {row[8]:>8.0f}",
+                    + f"{row[4]:>8.1f} {row[5]:>8.3f} {row[6]:>8.2f} {row[7]:>8.2f} "
+                    f"{row[8]:>8.0f} {row[9]:>8.0f}",
                     flush=True,
                 )  # fmt: skip
 

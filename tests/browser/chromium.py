@@ -238,6 +238,17 @@ class Chromium:
         data = self.send("Page.captureScreenshot", format="png")["data"]
         path.write_bytes(base64.b64decode(data))
 
+    def renderer_bytes(self) -> int:
+        """Return the resident size of the largest renderer process."""
+        sizes = [0]
+        for directory in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                ours = os.getpgid(int(directory.name)) == self._pid
+                if ours and b"--type=renderer" in (directory / "cmdline").read_bytes():
+                    pages = int((directory / "statm").read_text().split()[1])
+                    sizes.append(pages * os.sysconf("SC_PAGE_SIZE"))
+        return max(sizes)
+
     def problems(self) -> list[str]:
         """Return what the page complained of: exceptions, console errors, policy violations."""
         readers: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -417,7 +417,7 @@ function step(direction) {
 
 // ---- Drawing ------------------------------------------------------------------------------------
 
-const ROW = 18, RULER = 20, FONT = '12px system-ui, sans-serif';
+const ROW = 18, RULER = 20, BLOCK = 4, FONT = '12px system-ui, sans-serif';
 
 const widths = new Float32Array(0x250), otherWidths = new Map();
 const measuring = document.createElement('canvas').getContext('2d');
@@ -549,7 +549,8 @@ class Graph {
     };
     for (let d = Math.max(0, top); d <= bottom && d < tree.levels; d++) {
       const y = this.y(d);
-      // Slivers that touch become one block in the colour of the widest, with matches marked on it.
+      // Slivers that touch become blocks in the colour of their widest, with matches marked on them;
+      // narrow ones, so that nobody takes a block for a frame.
       let blockLeft = 0, blockRight = -1, blockBar = -1;
       const flush = () => {
         if (blockBar < 0) return;
@@ -565,7 +566,7 @@ class Graph {
         const left = (start - from) * scale, right = left + total[bar] * scale;
         const hit = matched !== null && bar > 0 && matched[fn[bar]] === 1;
         if (right - left < 1.5) {
-          if (blockBar >= 0 && left - blockRight > 1) flush();
+          if (blockBar >= 0 && (left - blockRight > 1 || left - blockLeft > BLOCK)) flush();
           if (blockBar < 0) { blockLeft = left; blockBar = bar; }
           else if (total[bar] > total[blockBar]) blockBar = bar;
           blockRight = right;
@@ -1321,7 +1322,7 @@ function info() {
   const truncated = sum(meta.truncated), {pauses} = meta;
   dialog('This recording', [
     ['Command', command], ['Engine', meta.engine], ['Node.js', meta.node], ['V8', meta.v8], ['jsspy', meta.jsspy],
-    ['Started', meta.started ? new Date(meta.started).toISOString().replace('T', ' ').slice(0, 19) + ' UTC' : ''],
+    ['Started', meta.started ? new Date(meta.started).toISOString() : ''],
     ['Duration', meta.duration ? duration(meta.duration) : ''],
     ['Measures', UNIT + (meta.period ? `, one sample each ${duration(meta.period)} per thread` : '')],
     ['Samples requested', meta.requested ? integer(meta.requested) : ''],
