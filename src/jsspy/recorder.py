@@ -192,11 +192,15 @@ def _open_session(pid: Pid, *, strict: bool) -> _Session:
     """
     for _ in range(MAX_EXECS):
         image = _read_image(pid)
-        target = Target.open(pid)
+        target = None
         try:
+            target = Target.open(pid)
             session = _Session(target, image, strict=strict)
-        except BaseException:
-            target.close()
+        except BaseException as err:
+            if target is not None:
+                target.close()
+            if isinstance(err, JsspyError) and _read_image(pid) not in {image, b""}:
+                continue  # it fell into the middle of exec
             raise
         if _read_image(pid) == image:
             return session
@@ -386,6 +390,12 @@ class Recorder:
                 self._drop(pid)
             except (FaultError, MalformedData):
                 continue  # caught in the middle of a change: the next look sees it whole
+            except (PermissionDenied, UnsupportedTarget) as err:
+                # It called exec and became a program that we may not or cannot read.
+                if self._strict:
+                    raise
+                self._drop(pid)
+                self.profile.meta.notes.append(f"process {pid} was left: {err.message}")
         if self._follow_children:
             self._adopt()
 

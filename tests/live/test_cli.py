@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import nodes
+from jsspy.engines.ptrace import PtraceEngine
 from jsspy.formats import load_profile
+from jsspy.recorder import End, Recorder
 from running import BUSY, IDLE, jsspy, starting, thread_state, wait_sampling
 
 VERSIONS = nodes.selected(("18.20.8", "24.15.0"))
@@ -208,6 +210,8 @@ def test_signal_for_us_alone_reaches_the_command(version: str, tmp_path: Path) -
     path = tmp_path / "a.jsspy"
     command = ("--json", "-o", str(path), "--", str(nodes.find(version)), str(script))
     with starting("record", *command) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"  # from here on it handles SIGINT
         wait_sampling(process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
@@ -384,3 +388,24 @@ def test_node_flames_own_command_line(version: str, kind: str) -> None:
             assert done.stdout.rstrip("\n").endswith("\n   1")
             path = "/.*/" if kind == "fullraw" else ""
             assert re.search(rf"^outerWork:{path}program\.js:\d+$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("version", VERSION)
+def test_recorder_is_a_library(version: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with nodes.running(version, BUSY) as target:
+        with Recorder(PtraceEngine(200), period_ns=5_000_000) as recorder:
+            recorder.add(target.pid)
+            statuses = list(recorder.run(500_000_000))
+        assert recorder.end is End.DURATION
+        with Recorder(PtraceEngine(200), period_ns=5_000_000) as recorder:
+            recorder.add(target.pid)
+            profile = recorder.profile
+            for _ in recorder.run(should_stop=lambda: len(profile) >= 3):
+                pass
+        assert recorder.end is End.STOPPED
+    assert len(profile) >= 3
+    assert [status.samples for status in statuses] == sorted(status.samples for status in statuses)
+    assert statuses[-1].threads == 1
+    stats = profile.stats
+    assert stats.requested == len(profile) + sum(stats.lost.values())
+    assert capfd.readouterr() == ("", "")

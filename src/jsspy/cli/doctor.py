@@ -35,7 +35,7 @@ class Check(NamedTuple):
     """The command that mends it."""
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say what this machine allows, and what mends the rest.")
 @click.option("-p", "--pid", type=click.IntRange(min=1), metavar="PID", help="Test this process.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @output.color_option

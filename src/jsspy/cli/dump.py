@@ -23,7 +23,7 @@ _RATE_HZ = 1000
 _LIMIT_NS = 2_000_000_000
 
 
-@click.command("dump")
+@click.command("dump", short_help="Print the stack of every JavaScript thread, now.")
 @targeting_options
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too.")
 @click.option("--strict", is_flag=True, help="Fail if the V8 is not known.")

@@ -31,7 +31,7 @@ class _Row(NamedTuple):
     hint: str | None
 
 
-@click.command("list")
+@click.command("list", short_help="List the node processes of this machine.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @output.color_option
 def list_command(as_json: bool) -> int:

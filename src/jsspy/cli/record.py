@@ -44,7 +44,11 @@ def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> fl
     return seconds
 
 
-@click.command("record", context_settings={"allow_interspersed_args": False})
+@click.command(
+    "record",
+    short_help="Sample for a while and write a flame graph, or any other format.",
+    context_settings={"allow_interspersed_args": False},
+)
 @targeting_options
 @click.option(
     "-d",

@@ -13,7 +13,7 @@ from jsspy.exporters.file import FileExporter, open_destination
 from jsspy.formats import load_profile, read_profile
 
 
-@click.command("report")
+@click.command("report", short_help="Write a recording as any format.")
 @click.argument("recording", metavar="RECORDING")
 @output_options
 @output.color_option

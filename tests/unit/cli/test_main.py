@@ -46,7 +46,7 @@ def test_verbs_may_be_shortened(capsys: pytest.CaptureFixture[str]) -> None:
         (["record", "--pid", "x"], "invalid value for '-p' / '--pid'"),
         (["record", "-d", "-3"], "neither a number of seconds nor 'unlimited'"),
         (["record", "-d", "nan"], "neither a number of seconds nor 'unlimited'"),
-        (["record", "-f", "svg"], "there is no format 'svg'; there are "),
+        (["record", "-f", "pie"], "there is no format 'pie'; there are "),
         (["record", "--pid", "1", "-o", "x.bogus"], "which format is 'x.bogus' to have?"),
         (["record", "--pid", "1", "--", "node"], "COMMAND starts something new"),
         (["record", "4121"], "a process is named with --pid 4121"),

@@ -27,8 +27,8 @@ def test_format(form: str | None, destination: str | None, expected: str) -> Non
 
 
 def test_unknown_ending_is_asked_about() -> None:
-    with pytest.raises(click.UsageError, match=r"which format is 'prof\.svg' to have"):
-        choose_format(None, "prof.svg")
+    with pytest.raises(click.UsageError, match=r"which format is 'prof\.pie' to have"):
+        choose_format(None, "prof.pie")
 
 
 @pytest.mark.parametrize(
