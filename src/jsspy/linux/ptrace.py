@@ -192,7 +192,12 @@ class Tracee:
     def _seize(self) -> None:
         """Become the thread's tracer and ask it to stop."""
         _lingering.add(self.tid)
-        if libc.ptrace(_SEIZE, self.tid, None, None) < 0:
+        failed = libc.ptrace(_SEIZE, self.tid, None, None)
+        if failed and libc.get_errno() == errno.EPERM:
+            # SEIZE waits until an exec is over. If a second thread called it, that thread goes on
+            # under this id, and we were refused the dead one that had it before.
+            failed = libc.ptrace(_SEIZE, self.tid, None, None)
+        if failed:
             code = libc.get_errno()
             _lingering.discard(self.tid)
             raise self._refused(code)
@@ -227,7 +232,11 @@ class Tracee:
             spins += 1
             if spins > _SPINS:
                 if now > deadline:
-                    raise NotStopped(f"thread {tid} did not stop within {STOP_TIMEOUT_S:g} s")
+                    stat = procfs.read_stat(tid)
+                    state = stat.state if stat else "gone"
+                    raise NotStopped(
+                        f"thread {tid} did not stop within {STOP_TIMEOUT_S:g} s (state {state})"
+                    )
                 signal.sigtimedwait((signal.SIGCHLD,), _NAP_S)
         if spins == 0:
             self.stopped_since_ns = now
@@ -300,10 +309,15 @@ def _is_our_child(tid: int) -> bool:
 
 
 def _adopt(process: Tid) -> None:
-    """Write down a process whose main thread became ours by an exec of a thread that we seized."""
+    """Write down a process whose main thread became ours by an exec of a thread that we seized.
+
+    SEIZE waits until an exec is over, so it can be that the thread changed its id just before it
+    was seized. Then our interrupt went nowhere: it is sent again.
+    """
     status = procfs.read_status(process)
     if status is not None and status.tracer == threading.get_native_id():
         _lingering.add(process)
+        libc.ptrace(_INTERRUPT, process, None, None)
 
 
 def is_allowed() -> bool:

@@ -130,10 +130,11 @@ def test_alive_until_the_process_ends() -> None:
     process = subprocess.Popen(["sleep", "60"])
     reader = vm.Reader(process.pid)
     try:
-        assert reader.alive
+        seen = [reader.alive]
         process.kill()
         process.wait()
-        assert not reader.alive
+        seen.append(reader.alive)
+        assert seen == [True, False]
         with pytest.raises(ProcessExited):
             reader.read(0x400000, 8)
         with pytest.raises(ProcessExited):
