@@ -10,13 +10,24 @@ from typing import BinaryIO
 from jsspy.errors import JsspyError, MalformedData
 from jsspy.formats.base import Format, Reader
 from jsspy.formats.cpuprofile import CpuProfile, CpuProfileNative, CpuProfileReader
+from jsspy.formats.d3 import D3
+from jsspy.formats.firefox import Firefox
 from jsspy.formats.folded import Folded, FoldedAnnotated, FoldedReader, FoldedTime
 from jsspy.formats.html import Html
 from jsspy.formats.input import read_head, replayed
 from jsspy.formats.native import Native, NativeReader
-from jsspy.formats.raw import FullRaw, FullRawExact, Raw, RawExact
+from jsspy.formats.nested_set import NestedSet
+from jsspy.formats.perf_script import PerfScript, PerfScriptReader
+from jsspy.formats.pprof import Pprof, PprofReader
+from jsspy.formats.raw import DTraceReader, FullRaw, FullRawExact, Raw, RawExact
 from jsspy.formats.speedscope import Speedscope, SpeedscopeReader
+from jsspy.formats.stackvis import Stackvis, StackvisReader
+from jsspy.formats.stap import StapReader
+from jsspy.formats.summary import JsonSummary, Markdown
+from jsspy.formats.svg import Svg
 from jsspy.formats.text import Text
+from jsspy.formats.trace_events import TraceEvents
+from jsspy.formats.v8_log import V8LogReader
 from jsspy.model.profile import Profile
 
 _FORMATS: tuple[Format, ...] = (
@@ -25,6 +36,9 @@ _FORMATS: tuple[Format, ...] = (
     Speedscope(),
     CpuProfile(),
     CpuProfileNative(),
+    Firefox(),
+    Pprof(),
+    TraceEvents(),
     Folded(),
     FoldedAnnotated(),
     FoldedTime(),
@@ -33,6 +47,13 @@ _FORMATS: tuple[Format, ...] = (
     FullRaw(),
     RawExact(),
     FullRawExact(),
+    PerfScript(),
+    Stackvis(),
+    D3(),
+    NestedSet(),
+    Svg(),
+    Markdown(),
+    JsonSummary(),
 )
 FORMATS: dict[str, Format] = {form.name: form for form in _FORMATS}
 """By the word for `--format`, in the order of `--help`. Of several with one suffix the first is
@@ -42,6 +63,12 @@ READERS: tuple[Reader, ...] = (
     NativeReader(),
     SpeedscopeReader(),
     CpuProfileReader(),
+    PprofReader(),
+    V8LogReader(),
+    PerfScriptReader(),
+    StapReader(),
+    DTraceReader(),
+    StackvisReader(),
     FoldedReader(),
 )
 """In the order in which they are asked; the least choosy come last."""

@@ -13,13 +13,13 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO, ClassVar
 
+from jsspy.formats.imported import add_stack, imported_profile
 from jsspy.formats.input import HEAD_BYTES, MAX_WEIGHT, Source
 from jsspy.formats.output import write_text
 from jsspy.formats.tree import Tree, proportional_counts, samples_by_thread
-from jsspy.model.names import KIND_PREFIXES, VM_KINDS, clean, display_name
-from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
-from jsspy.model.stack import Frame, FrameKind, Location
-from jsspy.model.units import Pid, Tid
+from jsspy.model.names import VM_KINDS, display_name
+from jsspy.model.profile import Profile
+from jsspy.model.stack import Frame, FrameKind
 
 _RESERVED = str.maketrans({";": ":", "\0": " ", "\r": " ", "\n": " "})
 _MISLEADING = re.compile(r"(?:\s[0-9]+(?:\.[0-9]*)?|_\[[a-z]\])$")
@@ -118,57 +118,6 @@ class FoldedTime(FoldedAnnotated):
 
 _LINE = re.compile(r"(.*\S)\s+([0-9]{1,19})\s*")
 _HEAD_LINE = re.compile(rb"\S.*\s[0-9]{1,19}\s*")
-_MARKS = {
-    "_[j]": (FrameKind.JS, False),
-    "_[i]": (FrameKind.JS, True),
-    "_[k]": (FrameKind.KERNEL, False),
-}
-_PLACE = re.compile(r"(.+?) ((?:/|node:|file:).*|\S+):([0-9]{1,9})")
-_SCRIPT_PLACE = re.compile(r"(.+?) (node:[\w/]+|(?:/|file:///).*\.[cm]?[jt]sx?):([0-9]{1,9})")
-
-
-def frame_of_label(label: str) -> Frame:
-    """Return the frame that a folded label names: what `display_name` wrote, or just a name."""
-    label = clean(label.strip())
-    kind, inlined = _MARKS.get(label[-4:], (FrameKind.UNKNOWN, False))
-    if kind is not FrameKind.UNKNOWN:
-        label = label[:-4]
-    for prefixed, prefix in KIND_PREFIXES.items():
-        if label.startswith(prefix):
-            return Frame(label.removeprefix(prefix), prefixed, inlined=inlined)
-    if kind is FrameKind.KERNEL:
-        return Frame(label, kind)
-    place = (_SCRIPT_PLACE if kind is FrameKind.UNKNOWN else _PLACE).fullmatch(label)
-    if place is None:
-        name = "" if kind is FrameKind.JS and label == "(anonymous)" else label
-        return Frame(name, kind, inlined=inlined)
-    name = "" if place[1] == "(anonymous)" else place[1]
-    return Frame(name, FrameKind.JS, definition=Location(place[2], int(place[3])), inlined=inlined)
-
-
-def add_stack(profile: Profile, cache: dict[str, int], labels: list[str], count: int) -> None:
-    """Add a sample of the labels (root first) to an imported profile.
-
-    Args:
-        profile: Made by `imported_profile`.
-        cache: Label -> frame index; the caller keeps it for the whole file.
-        labels: Root first.
-        count: Weight.
-    """
-    row = -1
-    for label in labels:
-        index = cache.get(label)
-        if index is None:
-            index = cache[label] = profile.intern_frame(frame_of_label(label))
-        row = profile.stacks.intern(row, index)
-    profile.add_row(row, 0, 0, count)
-
-
-def imported_profile(engine: str) -> Profile:
-    """Return an empty profile of counts, with one thread of which nothing is known."""
-    profile = Profile(ProfileMeta(value_type=ValueType.SAMPLES, engine=engine))
-    profile.intern_thread(ThreadInfo(Pid(0), Tid(0), "main"))
-    return profile
 
 
 class FoldedReader:

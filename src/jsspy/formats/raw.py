@@ -23,14 +23,17 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO, ClassVar
 
+from jsspy.formats.imported import imported_profile
+from jsspy.formats.input import MAX_WEIGHT, Source
 from jsspy.formats.output import write_text
 from jsspy.formats.text import classic_name
 from jsspy.formats.tree import sample_counts
-from jsspy.model.names import NO_STACK, classic_parts
+from jsspy.model.names import NO_STACK, classic_parts, clean
 from jsspy.model.profile import Profile
-from jsspy.model.stack import Frame, FrameKind
+from jsspy.model.stack import Frame, FrameKind, Location, Module
 
 _HEADER = " \n \n \n"
+_HEADER_LINES = 3
 _CUT = re.compile(r"::.*[(<]")
 
 
@@ -111,3 +114,79 @@ def _survive(label: str, frame: Frame) -> str:
     if "+" in label:
         label += "+0x0"
     return "L" + label if label.startswith("L") else label
+
+
+_COUNT = re.compile(r"\s*([0-9]{1,19})\s*")
+_HEAD_COUNT = re.compile(rb"\n[ \t]+[0-9]{1,19}[ \t]*\r?(?:\n|$)")
+_OFFSET = re.compile(r"\+0x[0-9a-f]+$")
+_CLASSIC = re.compile(
+    r"(.*?):((?:/|node:|file:|wasm:|\[empty\]).*|[^/:]*\.[cm]?js):([0-9]{1,9}|\[unknown\])"
+)
+_CLASSIC_KINDS = {
+    "[Builtin: ": FrameKind.BUILTIN,
+    "[BytecodeHandler: ": FrameKind.BYTECODE_HANDLER,
+    "[RegExp: ": FrameKind.REGEXP,
+}
+_NATIVE_SUFFIXES = {":[native]": FrameKind.NATIVE, ":[kernel]": FrameKind.KERNEL}
+
+
+def frame_of_classic(label: str) -> Frame:
+    """Return the frame that node-flame, or DTrace with module and offset, spells so."""
+    label = clean(label.strip())
+    for prefix, kind in _CLASSIC_KINDS.items():
+        if label.startswith(prefix):
+            return Frame(label[len(prefix) :].removesuffix("]"), kind)
+    for suffix, kind in _NATIVE_SUFFIXES.items():
+        if label.endswith(suffix):
+            return Frame(label.removesuffix(suffix), kind)
+    if match := _CLASSIC.fullmatch(label):
+        name, url, line = match.groups()
+        place = Location(
+            "" if url == "[empty]" else url, None if line == "[unknown]" else int(line)
+        )
+        return Frame("" if name == "[empty]" else name, FrameKind.JS, definition=place)
+    if re.fullmatch(r"\[[^]]* (?:frame|entry|adaptor)\]", label):
+        return Frame(label, FrameKind.VM_FRAME)
+    module, tick, name = label.partition("`")
+    if tick and name:
+        return Frame(name, FrameKind.NATIVE, module=Module(module))
+    return Frame(label, FrameKind.UNKNOWN)
+
+
+class DTraceReader:
+    """Reads aggregated ustack() output of DTrace, and raw and fullraw."""
+
+    name: ClassVar[str] = "dtrace"
+
+    def matches(self, head: bytes, filename: str) -> bool:
+        """See `Reader.matches`."""
+        del filename
+        return head.startswith(_HEADER.encode()) or _HEAD_COUNT.search(head) is not None
+
+    def read(self, source: BinaryIO) -> Profile:
+        """See `Reader.read`."""
+        lines = Source(self.name)
+        profile = imported_profile(self.name)
+        cache: dict[str, int] = {}
+        stack: list[int] = []
+        for number, line in lines.iter_lines(source):
+            if number <= _HEADER_LINES or not line.strip():
+                continue
+            if match := _COUNT.fullmatch(line):
+                count = int(match[1])
+                if not stack or count > MAX_WEIGHT:
+                    lines.fail(f"line {number}: a count without a stack, or too large")
+                row = -1
+                for frame in reversed(stack):
+                    row = profile.stacks.intern(row, frame)
+                profile.add_row(row, 0, 0, count)
+                stack = []
+                continue
+            label = _OFFSET.sub("", line.strip())
+            label = label.removeprefix("L") if label.startswith("LL") else label
+            if label not in cache:
+                cache[label] = profile.intern_frame(frame_of_classic(label))
+            stack.append(cache[label])
+        if stack:
+            lines.fail("the last stack has no count")
+        return profile

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, ClassVar
 
+from jsspy.formats.imported import frame_of_place
 from jsspy.formats.input import MAX_WEIGHT, Source
 from jsspy.formats.output import dump_json, separated, write_text
 from jsspy.formats.tree import Tree, samples_by_thread
 from jsspy.model.names import (
-    KIND_PREFIXES,
     VM_KINDS,
     clean,
     function_name,
@@ -22,11 +22,10 @@ from jsspy.model.names import (
     place_of,
 )
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
-from jsspy.model.stack import Frame, FrameKind, Location, Module
+from jsspy.model.stack import Frame
 from jsspy.model.units import Pid, Tid
 
 _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
-_SCRIPT = re.compile(r"^(?:node|file|wasm):|\.[cm]?[jt]sx?$")
 _NANOSECONDS = {
     "nanoseconds": 1,
     "microseconds": 1_000,
@@ -245,13 +244,4 @@ def _decode_frame(file: Source, value: Any) -> Frame:
     url = clean(file.text(frame.get("file") or "", "a frame's file"))
     line = file.integer(frame.get("line") or 0, "line", high=1 << 30)
     column = file.integer(frame.get("col") or 0, "col", high=1 << 30)
-    for kind, prefix in KIND_PREFIXES.items():
-        if name.startswith(prefix) and not url:
-            return Frame(name.removeprefix(prefix), kind)
-    is_script = bool(_SCRIPT.search(url))
-    place = Location(url, line or None, column or None) if url else None
-    if not is_script:
-        if place is not None and place.line is None:  # how we write the module of native code
-            return Frame(name, FrameKind.UNKNOWN, module=Module(url))
-        return Frame(name, FrameKind.UNKNOWN, definition=place)
-    return Frame("" if name == "(anonymous)" else name, FrameKind.JS, definition=place)
+    return frame_of_place(name, url, line, column)

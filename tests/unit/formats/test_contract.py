@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -25,6 +26,7 @@ GOLDEN = ROOT / "tests" / "golden"
 BINARY = {"jsspy", "pprof"}
 VIEWER = {"html"}
 """Formats whose content the browser tests judge."""
+SVG = "{http://www.w3.org/2000/svg}"
 NOT_GOLDEN = {"jsspy"} | VIEWER
 
 
@@ -55,6 +57,98 @@ def raw_counts(data: bytes) -> int:
     return sum(int(line) for line in data.decode().split("\n")[3:] if re.fullmatch(r"   \d+", line))
 
 
+def trace_coverage(data: bytes) -> int:
+    """Sum the time in microseconds in which a trace has a frame open; check the nesting."""
+    total = 0.0
+    open_frames: dict[tuple[int, int], list[tuple[str, float]]] = {}
+    for event in json.loads(data):
+        stack = open_frames.setdefault((event["pid"], event["tid"]), [])
+        if event["ph"] == "B":
+            stack.append((event["name"], event["ts"]))
+        elif event["ph"] == "E":
+            name, begin = stack.pop()
+            assert name == event["name"]
+            assert event["ts"] >= begin
+            if not stack:
+                total += event["ts"] - begin
+    assert not any(open_frames.values())
+    return round(total)
+
+
+def firefox_weights(data: bytes) -> int:
+    """Sum the weights of all threads, and check every table."""
+    top = json.loads(data)
+    shared = top["shared"]
+    for table in [shared[name] for name in shared if name != "stringArray"] + [
+        part for thread in top["threads"] for part in (thread["samples"], thread["markers"])
+    ]:
+        for name, column in table.items():
+            if name not in {"length", "weightType"}:
+                assert len(column) == table["length"], name
+    stacks = shared["stackTable"]
+    for row, offset in enumerate(stacks["prefixOffset"]):
+        assert 0 <= offset <= row
+    assert all(0 <= frame < shared["frameTable"]["length"] for frame in stacks["frame"])
+    assert all(0 <= func < shared["funcTable"]["length"] for func in shared["frameTable"]["func"])
+    names = shared["funcTable"]["name"]
+    assert all(0 <= name < len(shared["stringArray"]) for name in names)
+    return sum(sum(thread["samples"]["weight"]) for thread in top["threads"])
+
+
+def d3_root(data: bytes) -> int:
+    """Return the root's value; check that no node is less than its children."""
+    root = json.loads(data)
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        assert node["value"] >= sum(child["value"] for child in node["children"])
+        pending += node["children"]
+    assert root["value"] == sum(child["value"] for child in root["children"])
+    total: int = root["value"]
+    return total
+
+
+def nested_set_self(data: bytes) -> int:
+    """Rebuild the tree from levels and order; return the sum of self."""
+    frame = json.loads(data)
+    names = [field["name"] for field in frame["schema"]["fields"]]
+    columns = dict(zip(names, frame["data"]["values"], strict=True))
+    path: list[int] = []
+    below = [0] * len(columns["level"])
+    for row, level in enumerate(columns["level"]):
+        del path[level:]
+        assert len(path) == level
+        if path:
+            below[path[-1]] += columns["value"][row]
+        path.append(row)
+    for row, own in enumerate(columns["self"]):
+        assert columns["value"][row] == own + below[row]
+    assert columns["level"].count(0) == 1
+    return sum(columns["self"])
+
+
+def svg_root(data: bytes) -> int:
+    """Return the number in the title of the root."""
+    titles = [title.text or "" for title in ET.fromstring(data).iter(f"{SVG}title")]  # noqa: S314  # we wrote it
+    found = re.search(r"all \(([\d,]+) samples", titles[0])
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def markdown_share(data: bytes) -> int:
+    """Sum the milliseconds, or counts, by package."""
+    rows = data.decode().split("## Packages by self time")[1].split("##")[0]
+    return sum(int(n.replace(",", "")) for n in re.findall(r"\| ([\d,]+)(?: ms)? \|", rows))
+
+
+def json_self(data: bytes) -> int:
+    """Sum the self weights of functions, and compare with packages and the whole."""
+    top = json.loads(data)
+    total = sum(function["self"] for function in top["functions"])
+    assert total == top["weight"] == sum(package["self"] for package in top["packages"])
+    assert all(function["total"] <= total for function in top["functions"])
+    return total
+
+
 TOTALS: dict[str, tuple[Callable[[bytes], int], int]] = {
     "jsspy": (by_reader("jsspy"), PERIOD_NS),
     "speedscope": (by_reader("speedscope"), PERIOD_NS),
@@ -68,6 +162,16 @@ TOTALS: dict[str, tuple[Callable[[bytes], int], int]] = {
     "fullraw": (raw_counts, 1),
     "raw-exact": (raw_counts, 1),
     "fullraw-exact": (raw_counts, 1),
+    "pprof": (lambda data: by_reader("pprof")(gzip.decompress(data)), PERIOD_NS),
+    "firefox": (firefox_weights, 1),
+    "trace-events": (trace_coverage, PERIOD_NS // 1000),
+    "perf-script": (by_reader("perf-script"), PERIOD_NS),
+    "stackvis": (by_reader("stackvis"), 1),
+    "d3": (d3_root, 1),
+    "nested-set": (nested_set_self, PERIOD_NS),
+    "svg": (svg_root, 1),
+    "markdown": (markdown_share, PERIOD_NS // 1_000_000),
+    "json": (json_self, PERIOD_NS),
 }
 """How to read the sum of all weights from a file, and what one sample is in it."""
 
@@ -93,7 +197,8 @@ def test_imported_counts_are_conserved(name: str) -> None:
     if name in VIEWER:
         return
     profile = counts(((js("a"), js("b")), 40), ((js("a"),), 2))
-    assert TOTALS[name][0](written(FORMATS[name], profile)) == 42
+    expected = 42_000 if name == "trace-events" else 42  # where a count is a microsecond, or a ms
+    assert TOTALS[name][0](written(FORMATS[name], profile)) == expected
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -197,6 +302,10 @@ def test_the_table_is_consistent() -> None:
         ("x.folded", "folded"),
         ("x.txt", "text"),
         ("x.raw", "raw"),
+        ("x.json", "json"),
+        ("x.firefox.json", "firefox"),
+        ("x.pb.gz", "pprof"),
+        ("x.linux-perf.txt", "perf-script"),
         ("x.unknown", None),
     ],
 )
@@ -208,9 +317,12 @@ def test_find_format_by_file_name(filename: str, name: str | None) -> None:
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("reader", [reader.name for reader in READERS])
 def test_content_decides_which_reader(reader: str, compress: bool) -> None:
-    if reader not in FORMATS:
+    form = {"dtrace": "raw"}.get(reader, reader)
+    if form not in FORMATS:
         return
-    data = written(FORMATS[reader], small())
+    data = written(FORMATS[form], small())
+    if data.startswith(b"\x1f\x8b"):
+        data = gzip.decompress(data)
     profile = read_profile(io.BytesIO(gzip.compress(data) if compress else data), "-")
     assert profile.meta.engine == ("ptrace" if reader == "jsspy" else reader)
 

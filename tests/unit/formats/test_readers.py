@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jsspy.errors import JsspyError, MalformedData
 from jsspy.formats import FORMATS, READERS, load_profile, read_profile
 from jsspy.formats import input as input_module
-from jsspy.formats.folded import frame_of_label
+from jsspy.formats.imported import frame_of_label
 from jsspy.model import transform
 from jsspy.model.names import VM_KINDS, display_name
 from jsspy.model.profile import Profile, ValueType

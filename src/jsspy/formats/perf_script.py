@@ -1,0 +1,195 @@
+"""The text of `perf script`: samples with times, leaf first, and blank lines between them.
+
+The period that is printed is the weight in nanoseconds, as perf has it for the event cpu-clock.
+JavaScript lies in `/tmp/perf-PID.map` and the kernel in `[kernel.kallsyms]`, by which
+stackcollapse-perf.pl tells them. It drops symbols that begin with `(`, cuts others at the first
+one and splits at `->`, so in names that are not C++'s round brackets become square ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import BinaryIO, ClassVar
+
+from jsspy.formats.imported import frame_of_label
+from jsspy.formats.input import MAX_WEIGHT, Source
+from jsspy.formats.output import write_text
+from jsspy.model.names import NO_STACK, VM_KINDS, clean, display_name
+from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
+from jsspy.model.stack import Frame, FrameKind, Location, Module, Tier
+from jsspy.model.units import Pid, Tid
+
+_BRACKETS = str.maketrans("()", "[]")
+_KERNEL = "[kernel.kallsyms]"
+_NOWHERE = "v8"
+"""Where builtins are said to lie: anything in square brackets would be taken for the kernel."""
+
+
+class PerfScript:
+    """What `perf script` prints."""
+
+    name: ClassVar[str] = "perf-script"
+    suffix: ClassVar[str] = ".linux-perf.txt"
+    description: ClassVar[str] = (
+        "text of perf script for stackcollapse-perf.pl, FlameScope, Firefox"
+    )
+
+    def write(self, profile: Profile, out: BinaryIO) -> None:
+        """See `Format.write`."""
+        write_text(out, _parts(profile))
+
+
+def _parts(profile: Profile) -> Iterator[str]:
+    parents, frames = profile.stacks.parent, profile.stacks.frame
+    lines: dict[int, list[str]] = {}
+    shown = [frame.kind not in VM_KINDS for frame in profile.frames]
+    nothing = _line(NO_STACK, 0)
+    for sample, row in enumerate(profile.stack):
+        weight = profile.weight[sample]
+        if not weight:
+            continue  # a period of 0 would count as 1
+        thread = profile.thread[sample]
+        info = profile.threads[thread]
+        if thread not in lines:
+            lines[thread] = [_line(frame, info.pid) for frame in profile.frames]
+        of_thread = lines[thread]
+        comm = _comm(info)
+        seconds, nanoseconds = divmod(profile.time_ns[sample], 1_000_000_000)
+        yield (
+            f"{comm} {info.pid}/{info.tid} {seconds}.{nanoseconds // 1000:06}: "
+            f"{weight:10} cpu-clock:ppp: \n"
+        )
+        text = []
+        up = row
+        while up >= 0:
+            if shown[frames[up]]:
+                text.append(of_thread[frames[up]])
+            up = parents[up]
+        yield "".join(text) or nothing
+        yield "\n"
+
+
+def _comm(info: ThreadInfo) -> str:
+    """Return a thread's name in which no word can be taken for the pid."""
+    words = re.sub(r"[\s/]+", " ", clean(info.name)).strip()
+    return re.sub(r" (?=[0-9])", "-", words) or "node"
+
+
+def _line(frame: Frame, pid: int) -> str:
+    label = display_name(frame).replace("->", "=>").replace(";", ":").strip()
+    if frame.kind is not FrameKind.NATIVE:
+        label = label.translate(_BRACKETS)
+    elif label.startswith("("):
+        label = f"[{label[1:]}"
+    match frame.kind:
+        case FrameKind.KERNEL:
+            module = _KERNEL
+        case FrameKind.NATIVE:
+            module = clean(frame.module.path).translate(_BRACKETS) if frame.module else "[unknown]"
+        case FrameKind.JS | FrameKind.WASM if not frame.inlined:
+            module = f"/tmp/perf-{pid}.map"  # noqa: S108  # a name that is printed, not opened
+        case _:
+            module = "inlined" if frame.inlined else _NOWHERE
+    return f"\t{frame.address or 0:16x} {label} ({module})\n"
+
+
+_HEADER = re.compile(
+    r"(\S.*?)\s+(\d+)(?:/(\d+))?\s+(?:\[\d+\]\s+)?(\d+)\.(\d+):\s+(?:(\d+)\s+)?(\S+?):?\s*"
+)
+_FRAME = re.compile(r"\s+([0-9a-f]+)\s+(.+) \((.*)\)\s*")
+_OFFSET = re.compile(r"\+0x[0-9a-f]+$")
+_V8_NAME = re.compile(
+    r"(?:JS|LazyCompile|Function|Script|Eval|InterpretedFunction):o?([~^+*]?)'?"
+    r"(.*?) ?((?:/|node:|file:)\S.*|\S+):(\d+):(\d+)"
+)
+_V8_PLAIN = re.compile(r"(?:JS|LazyCompile|Function|Script|Eval):o?([~^+*]?)'?(.*)")
+_MAP = re.compile(r"(?:.*/)?perf-\d+\.map|.*/jitted-\d+-\d+\.so")
+_HEAD = re.compile(rb"(?:#[^\n]*\n|\s*\n)*\S[^\n]*\s\d+(?:/\d+)?\s[^\n]*\d+\.\d+:[^\n]*:\s*\n")
+
+
+class PerfScriptReader:
+    """Reads what `perf script` printed, of the first event in it."""
+
+    name: ClassVar[str] = "perf-script"
+
+    def matches(self, head: bytes, filename: str) -> bool:
+        """See `Reader.matches`."""
+        del filename
+        return head.startswith(b"# ========") or _HEAD.match(head) is not None
+
+    def read(self, source: BinaryIO) -> Profile:
+        """See `Reader.read`."""
+        lines = Source(self.name)
+        profile = Profile(ProfileMeta(value_type=ValueType.SAMPLES, engine=self.name))
+        cache: dict[tuple[str, str, str], int] = {}
+        event: str | None = None
+        sample: tuple[int, int, int] | None = None
+        stack: list[int] = []
+        for number, line in lines.iter_lines(source):
+            if match := _FRAME.fullmatch(line):
+                key = (match[1], match[2], match[3])
+                if key not in cache:
+                    cache[key] = profile.intern_frame(_frame(*key))
+                stack.append(cache[key])
+            elif not line.strip():
+                _flush(profile, sample, stack)
+                sample, stack = None, []
+            elif line.startswith("#"):
+                continue
+            elif match := _HEADER.fullmatch(line):
+                _flush(profile, sample, stack)
+                stack = []
+                event = event or match[7]
+                sample = _sample(lines, profile, match) if match[7] == event else None
+            else:
+                lines.fail(f"line {number}: neither a sample nor a frame")
+        _flush(profile, sample, stack)
+        if event is not None and re.match(r"(cpu|task)-clock", event):
+            profile.meta.value_type = ValueType.CPU
+        return profile
+
+
+def _sample(lines: Source, profile: Profile, match: re.Match[str]) -> tuple[int, int, int]:
+    """Return thread, time and weight of a header line."""
+    comm, first, second, seconds, fraction, period = match.group(1, 2, 3, 4, 5, 6)
+    numbers = [int(text[:20]) for text in (first, second or first, seconds, period or "1")]
+    if max(numbers) > MAX_WEIGHT // 1_000_000_000 and (
+        max(numbers[:3]) > MAX_WEIGHT // 1_000_000_000 or numbers[3] > MAX_WEIGHT
+    ):
+        lines.fail("a number is too large")
+    pid, tid, whole, weight = numbers
+    info = ThreadInfo(Pid(pid), Tid(tid), clean(comm))
+    time = whole * 1_000_000_000 + int(fraction[:9].ljust(9, "0"))
+    return profile.intern_thread(info), time, weight
+
+
+def _flush(profile: Profile, sample: tuple[int, int, int] | None, stack: list[int]) -> None:
+    if sample is None:
+        return
+    row = -1
+    for frame in reversed(stack):
+        row = profile.stacks.intern(row, frame)
+    profile.add_row(row, *sample)
+
+
+def _frame(address: str, symbol: str, module: str) -> Frame:
+    symbol = clean(_OFFSET.sub("", symbol))
+    if module.startswith("[") and module != "[unknown]":
+        return Frame(symbol, FrameKind.KERNEL)
+    if match := _V8_NAME.fullmatch(symbol):
+        tier, name, url, line, column = match.groups()
+        place = Location(url, int(line[:9]), int(column[:9]))
+        return Frame(name, FrameKind.JS, Tier(tier) if tier else None, definition=place)
+    if _MAP.fullmatch(module) or module in {_NOWHERE, "inlined"}:
+        if match := _V8_PLAIN.fullmatch(symbol):
+            return Frame(match[2], FrameKind.JS, Tier(match[1]) if match[1] else None)
+        if symbol.startswith("[anonymous]"):
+            symbol = "(anonymous)" + symbol[len("[anonymous]") :]
+        frame = frame_of_label(symbol)
+        return frame._replace(inlined=module == "inlined")
+    path = "" if module == "[unknown]" else clean(module)
+    name = symbol
+    if symbol == "[unknown]" and path:
+        name = f"{path.rpartition('/')[2]}+0x{address.lstrip('0') or '0'}"
+    return Frame(name, FrameKind.NATIVE, module=Module(path) if path else None)

@@ -1,0 +1,224 @@
+"""Files of other profilers: perf, V8's log, DTrace, SystemTap, stackvis, pprof."""
+
+from __future__ import annotations
+
+import gzip
+import io
+
+import pytest
+
+from jsspy.errors import MalformedData
+from jsspy.formats import FORMATS, READERS, read_profile
+from jsspy.model.names import display_name
+from jsspy.model.profile import Profile, ValueType
+from jsspy.model.sample import VmState
+from jsspy.model.stack import Frame, FrameKind, Tier
+from profiles import HOT, INNER, MAIN, counts, js, profile_of, small, written
+
+
+def read(text: str | bytes, engine: str) -> Profile:
+    """Read content, and check which reader took it."""
+    data = text.encode() if isinstance(text, str) else text
+    profile = read_profile(io.BytesIO(data), "-")
+    profile.check()
+    assert profile.meta.engine == engine
+    return profile
+
+
+def stacks(profile: Profile) -> list[tuple[list[str], int]]:
+    """Return display names, root first, and weight of each sample."""
+    return [
+        ([display_name(frame) for frame in profile.stack_frames(row)], weight)
+        for row, weight in zip(profile.stack, profile.weight, strict=True)
+    ]
+
+
+PERF = """# ========
+# captured on: now
+node 13772  1105.002272:    1001001 cpu-clock:ppp: 
+\t         1d49702 v8::base::ieee754::pow+0x3b2 (/usr/bin/node)
+\t    7fc59afe5e5d JS:*bar /app/busy.js:1:16+0x15d (/tmp/perf-13772.map)
+\t    7fc59afe710d JS:^ /app/a b.js:2:28+0x8d (/tmp/perf-13772.map)
+\t         14ce0dc Builtins_JSEntryTrampoline+0x5c (/usr/bin/node)
+\t           2724a [unknown] (/usr/lib/libc.so.6)
+
+V8 WorkerThread 24636/25607 [000]  1105.1: 7 cpu-clock:ppp: 
+\tffffffff81000000 do_syscall_64 ([kernel.kallsyms])
+
+node 13772  1105.2:    99 cycles: 
+\t         1 main (/usr/bin/node)
+
+"""  # noqa: W291  # perf prints a blank at the end
+
+
+def test_perf_script() -> None:
+    profile = read(PERF, "perf-script")
+    assert profile.meta.value_type is ValueType.CPU
+    assert [(t.pid, t.tid, t.name) for t in profile.threads] == [
+        (13772, 13772, "node"),
+        (24636, 25607, "V8 WorkerThread"),
+    ]
+    assert list(profile.time_ns) == [1105_002_272_000, 1105_100_000_000]
+    assert stacks(profile) == [
+        (
+            [
+                "libc.so.6+0x2724a",
+                "Builtins_JSEntryTrampoline",
+                "(anonymous) /app/a b.js:2",
+                "bar /app/busy.js:1",
+                "v8::base::ieee754::pow",
+            ],
+            1001001,
+        ),
+        (["do_syscall_64"], 7),
+    ]
+    bar = profile.stack_frames(profile.stack[0])[3]
+    assert (bar.tier, bar.kind) == (Tier.OPTIMIZED, FrameKind.JS)
+    assert bar.definition is not None
+    assert bar.definition.column == 16
+
+
+def test_perf_script_written_and_read() -> None:
+    profile = profile_of((MAIN, HOT, INNER), (MAIN, Frame("(x)->y", FrameKind.NATIVE)))
+    again = read(written(FORMATS["perf-script"], profile), "perf-script")
+    assert list(again.time_ns) == list(profile.time_ns)
+    assert stacks(again) == [
+        (
+            ["(anonymous) /app/main.js:1", "hot /app/lib/hot.js:10", "inner /app/lib/hot.js:20"],
+            10_000_000,
+        ),
+        (["(anonymous) /app/main.js:1", "[x)=>y"], 10_000_000),
+    ]
+    assert again.stack_frames(again.stack[0])[2].inlined
+
+
+V8_LOG = """v8-version,11,3,244,8,-node.38,0
+shared-library,/usr/bin/node,0x400000,0xb71000,0
+profiler,begin,500
+code-creation,Builtin,2,12,0x500000,100,ArrayMap
+code-creation,JS,10,33572,0x1000,256,hot /app/a.js:432:46,0xaa,~
+code-creation,Script,10,33572,0x3000,256,/app/b\\x2Cc.js:1:1,0xab,~
+tick,0x1010,1000,0,0x0,0,0x3010,0x400001
+code-creation,JS,10,1500,0x1080,16,other /app/a.js:9:1,0xac,*
+tick,0x1010,2000,0,0x0,1,+0x75
+code-move,0x1080,0x5000
+tick,0x5001,3000,0,0x0,0,overflow
+tick,0x1,4000,1,0x500010,6
+code-delete,0x5000
+tick,0x5001,5000,0,0x0,0
+"""
+
+
+def test_v8_log() -> None:
+    profile = read(V8_LOG, "v8-log")
+    assert profile.meta.v8_version == "11.3.244.8"
+    assert profile.meta.period_ns == 500_000
+    assert stacks(profile) == [
+        (["node", "(anonymous) /app/b,c.js:1", "hot /app/a.js:432"], 500_000),
+        # What lay at 0x1000 went when other code came to lie in its range.
+        (["other /app/a.js:9"], 500_000),
+        (["other /app/a.js:9"], 500_000),
+        (["Builtin:ArrayMap"], 500_000),
+        ([], 500_000),
+    ]
+    assert profile.vm_state[:2] == [VmState.JS, VmState.GC]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["tick,0x1", "tick,x,1,0,0x0,0", "code-creation,JS,1,1,0x1,99999999999,x", "code-move,1"],
+)
+def test_v8_log_with_wrong_fields(line: str) -> None:
+    with pytest.raises(MalformedData, match="line 2"):
+        read("v8-version,1,2,3\n" + line + "\n", "v8-log")
+
+
+def test_dtrace() -> None:
+    text = (
+        "CPU     ID                    FUNCTION:NAME\n  0      1    :tick-60s\n\n"
+        "              libc.so.1`malloc+0x8\n"
+        "              node`main+0x21\n"
+        "               14\n\n"
+        "              << adaptor >>\n"
+        "                3\n"
+    )
+    assert stacks(read(text, "dtrace")) == [(["main", "malloc"], 14), (["<< adaptor >>"], 3)]
+    with pytest.raises(MalformedData, match="no count"):
+        read(text + "          x\n", "dtrace")
+
+
+def test_raw_written_and_read() -> None:
+    profile = profile_of((MAIN, js("List.add", "/a+b/c.js", 3)), (MAIN,))
+    again = read(written(FORMATS["fullraw"], profile), "dtrace")
+    assert stacks(again) == [
+        (["(anonymous) /app/main.js:1", "List.add /a+b/c.js:3"], 1),
+        (["(anonymous) /app/main.js:1"], 1),
+    ]
+    assert written(FORMATS["fullraw"], again) == written(FORMATS["fullraw"], profile)
+
+
+def test_text_of_imported_raw_is_the_text() -> None:
+    again = read(written(FORMATS["fullraw"], small()), "dtrace")
+    assert written(FORMATS["text"], again) == written(FORMATS["text"], small())
+
+
+def test_stap() -> None:
+    text = (
+        'ubt["bar+0x32 [foo]\nfoo+0x57 [foo]\n_start+0x29 [foo]"]=0x77\n'
+        'ubt["node","poll+0x1/0x20 [libc.so]"]=2\n'
+    )
+    assert stacks(read(text, "stap")) == [(["_start", "foo", "bar"], 0x77), (["node", "poll"], 2)]
+    for bad in ('ubt["a\nb\n', 'ubt["a"]=1\nnonsense\n'):
+        with pytest.raises(MalformedData):
+            read(bad, "stap")
+
+
+def test_stackvis() -> None:
+    data = written(
+        FORMATS["stackvis"],
+        counts(((js("f", "/a,b.js", 1),), 1), ((MAIN, js("f", "/a.js", 1)), 5)),
+    )
+    assert data.decode() == "[empty]:/app/main.js:1,f:/a.js:1 5\nf:/a:b.js:1 1\n"
+    assert read(data, "stackvis").total_weight() == 6
+
+
+def test_pprof_puts_inlined_frames_into_one_location() -> None:
+    profile = profile_of((MAIN, HOT, INNER), (MAIN, HOT))
+    data = gzip.decompress(written(FORMATS["pprof"], profile))
+    again = read(data, "pprof")
+    assert stacks(again) == stacks(profile)
+    inner = again.stack_frames(again.stack[0])[2]
+    assert inner.inlined
+    assert not again.stack_frames(again.stack[0])[1].inlined
+    assert again.meta.value_type is ValueType.CPU
+    assert again.meta.period_ns == profile.meta.period_ns
+    assert again.threads[0][:3] == profile.threads[0][:3]
+
+
+# foo inlines bar; three samples. Made by hand, and decoded by the npm package pprof-format.
+PPROF = bytes.fromhex(
+    "0a04080110020a040803100412120a0201021205038087a70e1a0508051892"
+    "21220e0801220408011007220408021003220808022204080310012a0a0801"
+    "10061806200728062a0a080210081808200728022a0a080310091809200728"
+    "013200320773616d706c65733205636f756e743203637075320b6e616e6f73"
+    "65636f6e647332097468726561645f69643203626172321066696c653a2f2f"
+    "2f6170702f612e6a733203666f6f320b28616e6f6e796d6f757329"
+    "4880dcaba9a6f5eef418508094ebdc035a04080310046080ade204"
+)
+
+
+def test_pprof_by_other_hands() -> None:
+    profile = read(PPROF, "pprof")
+    assert profile.total_weight() == 30_000_000
+    (names, _), *_ = stacks(profile)
+    assert [name.split()[0] for name in names] == ["(anonymous)", "foo", "bar"]
+
+
+@pytest.mark.parametrize("cut", range(1, len(PPROF), 7))
+def test_pprof_cut_off(cut: int) -> None:
+    reader = next(reader for reader in READERS if reader.name == "pprof")
+    try:
+        profile = reader.read(io.BytesIO(PPROF[:-cut]))
+    except MalformedData:
+        return
+    assert profile.total_weight() in {0, 30_000_000}
