@@ -182,6 +182,8 @@ class Script:
 
         Columns count UTF-16 code units, as everywhere in V8. The offsets of a script that stands
         in a larger file (vm.Script, inline handlers) are added, the column's to its first line.
+        V8 7 numbers the lines of `new Function` so that its body begins with 1: what is in front
+        of it counts as line 1, too.
         """
         ends = self._line_ends
         if ends is None:
@@ -192,8 +194,8 @@ class Script:
             return None
         index = bisect_left(ends, position)
         if index == 0:
-            return self.line_offset + 1, self.column_offset + position + 1
-        return self.line_offset + index + 1, position - ends[index - 1]
+            return max(self.line_offset + 1, 1), self.column_offset + position + 1
+        return max(self.line_offset + index + 1, 1), position - ends[index - 1]
 
     def _find_line_ends(self) -> array[int] | None:
         """Return V8's own table if it has made one, else our own."""

@@ -157,6 +157,19 @@ def test_offsets_of_a_script_inside_a_file() -> None:
     assert info.script.line_column(2) == (12, 1)
 
 
+def test_lines_in_front_of_the_first_are_the_first() -> None:
+    builder = HeapBuilder()
+    text = builder.string("(function anonymous(\n) {\nreturn 1\n})")
+    script = builder.script(text, builder.undefined, offsets=(-2, 0))
+    scope = builder.scope_info(0, 0, (0, 3))
+    info = reader_of(builder).read_shared(builder.shared(scope, script, smi(0)))
+    assert info is not None
+    assert info.script is not None
+    assert info.script.line_column(3) == (1, 4)
+    assert info.script.line_column(21) == (1, 1)
+    assert info.script.line_column(25) == (1, 1)
+
+
 def test_stale_functions_are_dropped() -> None:
     builder = HeapBuilder()
     script = make_script(builder)

@@ -69,10 +69,13 @@ class Process:
     def isolate(self, stack: int = 0) -> int:
         """Return an isolate with maps among its roots, and a stack limit."""
         maps = [self.builder.map_of(kind) for kind in range(1, 8)]
-        isolate = self.builder.allocate(0x3000) - 1
+        isolate = self.builder.allocate(0x4000) - 1
         for index, word in enumerate(maps):
             self.builder.write(isolate + 0x400 + 8 * index, word)
         self.builder.write(isolate + 0x10, stack)
+        context = self.builder.layout.isolate.context
+        assert context is not None
+        self.builder.write(isolate + context + 0x50, isolate)
         return isolate
 
     def thread(self, tid: int, isolate: int, *, in_list_only: bool = False) -> int:
@@ -192,11 +195,12 @@ def test_cycles_in_lists_end() -> None:
 
 def test_isolate_is_told_by_its_maps() -> None:
     process = Process()
-    heap = process.builder.heap()
     isolate = process.isolate()
     heap = process.builder.heap()
     assert is_isolate(heap, isolate)
     assert not is_isolate(heap, isolate + 4)
+    assert not is_isolate(heap, isolate + 8)
+    assert not is_isolate(heap, isolate - 8)
     assert not is_isolate(heap, 0)
     assert not is_isolate(heap, MAIN_STACK)
     assert isolate_from_registers(heap, Registers(r13=isolate + 128)) == isolate
