@@ -156,7 +156,7 @@ class JsSymbolizer:
             result.append(None)
         late_indexes = {index for index, _, _ in late}
         if late:
-            for index, raw, area, shared in self._read_late(late):
+            for index, raw, area, shared in self._read_late(late, stack, followed):
                 functions.append(shared)
                 pending.append((index, raw, area, shared, None))
                 if area.region is Region.GENERATED:
@@ -231,16 +231,31 @@ class JsSymbolizer:
     # Frames with words
 
     def _read_late(
-        self, frames: Sequence[tuple[int, RawFrame, CodeArea]]
+        self,
+        frames: Sequence[tuple[int, RawFrame, CodeArea]],
+        stack: Sequence[RawFrame],
+        followed: dict[int, bytes],
     ) -> list[tuple[int, RawFrame, CodeArea, int]]:
-        """Read now the functions of frames that were too many to be followed with the sample."""
-        words = [FrameWords(*raw.words).function for _, raw, _ in frames]
-        slots = [(word - 1 + self._shared_at, 8) for word in words]
+        """Find the functions of frames that were too many to be followed with the sample.
+
+        A function that runs the same bytecode as one that was followed is the same function. (The
+        GC may have been stopped half-way through the stack, with the closure's old address in the
+        older frames.) Others are read now.
+        """
+        known: dict[int, int] = {}
+        for raw in stack:
+            if raw.words and (copied := followed.get(raw.words[1])) is not None:
+                known[raw.words[2]] = _WORD(copied, self._shared_at)[0]
+        words = [FrameWords(*raw.words) for _, raw, _ in frames]
+        slots = [(word.function - 1 + self._shared_at, 8) for word in words]
         found = self._v8.heap.memory.read_many(slots)
-        return [
-            (*frame, int.from_bytes(data, "little") if data is not None and word & 3 == 1 else 0)
-            for frame, word, data in zip(frames, words, found, strict=True)
-        ]
+        result = []
+        for frame, word, data in zip(frames, words, found, strict=True):
+            shared = known.get(word.bytecode_array, 0)
+            if not shared and data is not None and word.function & 3 == 1:
+                shared = int.from_bytes(data, "little")
+            result.append((*frame, shared))
+        return result
 
     def _answer(self, raw: RawFrame, area: CodeArea, shared: int, *, is_late: bool) -> _Answer:
         """Name a frame that has no marker.

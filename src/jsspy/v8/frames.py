@@ -76,8 +76,13 @@ _OLD_NAMES = {
 }
 """Labels that do not follow the pattern; the rest is "[builtin exit frame]" for BuiltinExit."""
 
-_WASM_CODE = frozenset({"Wasm", "WasmCompiled", "WasmSegmentStart", "WasmLiftoff"})
-"""Frames of WebAssembly functions; every other Wasm* type is glue around them."""
+_CODE = {
+    "Irregexp": ("irregexp", FrameKind.REGEXP),
+    "Wasm": ("wasm code", FrameKind.WASM),
+    "WasmCompiled": ("wasm code", FrameKind.WASM),
+    "WasmSegmentStart": ("wasm code", FrameKind.WASM),
+}
+"""Marked frames that are no glue. Every other Wasm* type surrounds WebAssembly's own code."""
 
 
 class FrameWords(NamedTuple):
@@ -119,11 +124,11 @@ def _label(name: str) -> str:
 
 def frame_type(name: str) -> FrameType:
     """Describe the frame type that V8 calls `name` (without "Frame")."""
-    is_wasm_code = name in _WASM_CODE
+    label, kind = _CODE.get(name, ("", FrameKind.VM_FRAME))
     return FrameType(
         name=name,
-        label="wasm code" if is_wasm_code else _label(name),
-        kind=FrameKind.WASM if is_wasm_code else FrameKind.VM_FRAME,
+        label=label or _label(name),
+        kind=kind,
         is_entry=name in {"Entry", "ConstructEntry", "EntryConstruct"},
         is_exit=name.endswith("Exit"),
         has_target=name == "BuiltinExit",

@@ -1,0 +1,277 @@
+"""From a running node to named stacks: against what the program says of its own stack."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+import nodes
+from jsspy.engines.ptrace import PtraceEngine
+from jsspy.model.sample import RawSample, Sample, ThreadState, VmState
+from jsspy.model.stack import Frame, FrameKind, Tier
+from jsspy.model.units import Tid
+from jsspy.resolve import Resolver
+from jsspy.target.process import Target
+from jsspy.v8.isolates import find_threads
+from jsspy.v8.layout import Layout
+from jsspy.v8.metadata import load_layout
+from jsspy.v8.plan import make_plan
+
+SCRIPT_KINDS = (FrameKind.JS, FrameKind.BUILTIN, FrameKind.UNKNOWN)
+NATIVE_LEAVES = ("json", "crypto", "zlib", "fs", "gc")
+TIMEOUT_S = 30.0
+
+SCENARIOS = (
+    *(("plain", leaf) for leaf in ("js", "json", "crypto", "zlib", "fs", "regexp", "gc")),
+    *(("plain", leaf) for leaf in ("strings", "sleep")),
+    *(("sort", "json"), ("map", "js"), ("reduce", "fs"), ("replace", "gc"), ("reviver", "json")),
+    *(("construct", "zlib"), ("getter", "js"), ("recursion", "js"), ("recursion", "json")),
+    *(("resumed", "js"), ("generated", "crypto"), ("evaluated", "js"), ("compiled", "json")),
+    *(("contextified", "js"), ("emitted", "js"), ("timer", "json"), ("module", "js")),
+    *(("applied", "js"), ("bound", "js"), ("proxied", "js"), ("tagged", "js")),
+)
+
+Site = tuple[str | None, str | None, int | None, int | None]
+"""Function name, file, line, column, as V8 tells the program."""
+
+
+@dataclass
+class Recording:
+    """Resolved samples of one process, and the resolver's account."""
+
+    samples: list[Sample]
+    resolver: Resolver
+
+
+def record(
+    pid: int, count: int, *, idle: bool = False, rate_hz: float = 300, known: bool = True
+) -> Recording:
+    """Take and resolve at least `count` samples of a process.
+
+    Args:
+        pid: The process.
+        count: How many.
+        idle: Sample sleeping threads, too.
+        rate_hz: How often.
+        known: Use what is known of its V8.
+    """
+    target = Target.open(pid)
+    try:
+        v8 = target.find_v8()
+        assert v8 is not None
+        layout: Layout = load_layout(v8.elf)
+        resolver = Resolver(target, v8, layout if known else None)
+        raws: list[RawSample] = []
+        deadline = time.monotonic() + TIMEOUT_S
+        with PtraceEngine(rate_hz, idle=idle) as engine:
+            engine.set_target(target, make_plan(layout), find_threads(target, v8, layout))
+            for batch in engine.samples():
+                raws += batch
+                if len(raws) >= count or time.monotonic() > deadline:
+                    break
+        results = [resolver.resolve(raw) for raw in raws]
+        samples = [result for result in results if isinstance(result, Sample)]
+        assert len(samples) >= count, f"{len(samples)} of {count} samples"
+        return Recording(samples, resolver)
+    finally:
+        target.close()
+
+
+def difference(sample: Sample, sites: Sequence[Site]) -> str:
+    """Say where a sample's stack differs from the true one (innermost first); "" if nowhere.
+
+    Time may be spent deeper than where the program described its stack, not less deep.
+    """
+    frames = [frame for frame in sample.stack.frames if frame.kind in SCRIPT_KINDS]
+    if len(frames) < len(sites):
+        return f"{len(frames)} frames of {len(sites)}"
+    for index, (frame, site) in enumerate(zip(frames, reversed(sites), strict=False)):
+        found = differs(frame, site, is_innermost=index == len(sites) - 1)
+        if found:
+            return f"frame {index} from the root: {found}"
+    return ""
+
+
+def differs(frame: Frame, site: Site, *, is_innermost: bool) -> str:
+    """Say how a frame differs from what V8 says of it; "" if it does not."""
+    name, file, line, column = site
+    # V8 calls the code of an eval "eval"; a function without a name may have an inferred one.
+    if name is not None and frame.name != name and (name, frame.name) != ("eval", ""):
+        return f"name {frame.name!r} is {name!r}"
+    if line is None:
+        return "" if frame.kind is FrameKind.BUILTIN else f"{frame} is a builtin"
+    if frame.kind is not FrameKind.JS or frame.location is None:
+        return f"{frame} is JavaScript"
+    if file is not None and frame.location.url != file:
+        return f"file {frame.location.url!r} is {file!r}"
+    if frame.location.line != line:
+        return f"line {frame.location.line} of {name} is {line}"
+    # The innermost function works on the line on which it described the stack.
+    if not is_innermost and frame.location.column != column:
+        return f"column {frame.location.column} of {name} is {column}"
+    return ""
+
+
+@pytest.mark.parametrize(("scenario", "leaf"), SCENARIOS)
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_stacks_are_those_of_the_program(version: str, scenario: str, leaf: str) -> None:
+    program = nodes.TARGETS / "stacks.js"
+    with nodes.running(version, program, scenario, leaf, wait=False) as target:
+        sites: list[Site] = [tuple(site) for site in json.loads(target.line())]
+        target.wait_ready()
+        recording = record(target.pid, 30, idle=leaf == "sleep")
+    for sample in recording.samples:
+        assert difference(sample, sites) == "", sample
+        assert sample.stack.truncated is None, sample
+        assert sample.stack.frames[0].name == "_start"
+    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+    leaves = {sample.stack.frames[-1].kind for sample in recording.samples}
+    assert leaf not in NATIVE_LEAVES or FrameKind.NATIVE in leaves
+    if leaf == "regexp":
+        assert FrameKind.REGEXP in leaves
+    states = {sample.vm_state for sample in recording.samples}
+    if leaf == "crypto":
+        assert VmState.EXTERNAL in states
+    if leaf == "sleep" and not version.startswith("12."):
+        assert VmState.ATOMICS_WAIT in states
+
+
+def test_garbage_collection_is_seen() -> None:
+    version = nodes.selected(nodes.MODERN)[-1]
+    program = "console.log('ready'); for (;;) gc();"
+    with nodes.running(version, program, flags=["--expose-gc"]) as target:
+        recording = record(target.pid, 20)
+    states = [sample.vm_state for sample in recording.samples]
+    assert states.count(VmState.GC) >= 15
+
+
+MODES = {
+    "default": ((), 0),
+    "interpreted": (("--no-opt", "--no-sparkplug", "--no-maglev"), 0),
+    "baseline": (("--no-opt", "--always-sparkplug", "--no-maglev"), 16),
+    "maglev": (("--no-turbofan", "--maglev"), 24),
+    "not inlined": (("--no-turbo-inlining", "--no-maglev-inlining"), 0),
+}
+"""Flags, and the first version in which they mean something."""
+
+SINCE = {
+    "--no-sparkplug": 16,
+    "--always-sparkplug": 16,
+    "--no-maglev": 20,
+    "--no-maglev-inlining": 20,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_calls_and_returns_in_every_tier(version: str, mode: str) -> None:
+    """At any instant the stack is drive < first < second < third < first ..., 42 frames at most."""
+    flags, since = MODES[mode]
+    major = int(version.split(".", maxsplit=1)[0])
+    if major < since:
+        return
+    flags = tuple(flag for flag in flags if major >= SINCE.get(flag, 0))
+    with nodes.running(version, nodes.TARGETS / "recursive.js", flags=flags, wait=False) as target:
+        lines: dict[str, list[int]] = json.loads(target.line())
+        target.wait_ready()
+        recording = record(target.pid, 150, rate_hz=500)
+    unplaced = 0
+    for sample in recording.samples:
+        assert sample.stack.truncated is None, sample
+        frames = [f for f in sample.stack.frames if f.kind in (FrameKind.JS, FrameKind.UNKNOWN)]
+        start = next(index for index, frame in enumerate(frames) if frame.name == "drive")
+        chain = frames[start:]
+        assert len(chain) <= 42
+        expected = "drive"
+        for depth, frame in enumerate(chain):
+            assert frame.name == expected, sample
+            assert frame.location is not None
+            call = lines[expected][1]
+            if depth < len(chain) - 1:
+                assert frame.location.line == call, sample
+            elif frame.location.line is None:
+                # Where baseline code takes its frame down there is nothing to go by.
+                assert frame.tier is Tier.BASELINE, sample
+                unplaced += 1
+            else:
+                # From the opening parenthesis to the closing brace.
+                assert call - 2 <= frame.location.line <= call + 1, sample
+            expected = {"first": "second", "second": "third"}.get(expected, "first")
+    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+    assert unplaced <= len(recording.samples) // 10
+
+
+WORKERS = """
+const { Worker, isMainThread } = require('worker_threads');
+if (isMainThread) {
+  for (let i = 0; i < 2; i++) new Worker(__filename);
+  setInterval(() => {}, 1000);
+  setTimeout(() => console.log('ready'), 500);
+} else {
+  let sum = 0;
+  const work = () => {
+    const end = Date.now() + 30;
+    while (Date.now() < end) sum += Math.sqrt(sum + 1);
+    setTimeout(work, 20);
+  };
+  work();
+}
+"""
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_every_thread_is_walked_to_its_start(version: str) -> None:
+    with nodes.running(version, WORKERS) as target:
+        recording = record(target.pid, 120, idle=True, rate_hz=100)
+    samples = recording.samples
+    assert len({sample.tid for sample in samples}) == 3
+    assert {sample.state for sample in samples} >= {ThreadState.RUNNING, ThreadState.SLEEPING}
+    whole = sum(sample.stack.truncated is None for sample in samples)
+    assert whole >= 0.99 * len(samples)
+    for sample in samples:
+        names = [frame.name for frame in sample.stack.frames]
+        if sample.stack.truncated is None:
+            assert (names[0] == "_start") == (sample.tid == Tid(target.pid))
+        if sample.tid != Tid(target.pid) and sample.state is ThreadState.SLEEPING:
+            assert any("uv_run" in name or "uv__io_poll" in name for name in names)
+    assert recording.resolver.js_frames_named >= 0.995 * recording.resolver.js_frames
+
+
+DEEP = """
+function down(depth) {
+  if (depth === 0) {
+    console.log('ready');
+    for (let x = 0; ; ) x = (x * 31 + 1) | 0;
+  }
+  return down(depth - 1) + 1;
+}
+down(10000);
+"""
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_deep_stacks_are_whole(version: str) -> None:
+    with nodes.running(version, DEEP, flags=["--stack-size=7000"]) as target:
+        recording = record(target.pid, 3, rate_hz=20)
+    for sample in recording.samples:
+        names = [frame.name for frame in sample.stack.frames]
+        assert names.count("down") == 10001
+        assert names[0] == "_start"
+    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_an_unknown_v8_degrades_to_native_frames(version: str) -> None:
+    with nodes.running(version, nodes.TARGETS / "stacks.js", "plain", "json") as target:
+        recording = record(target.pid, 10, known=False)
+    names = set()
+    for sample in recording.samples:
+        assert sample.stack.frames[0].name == "_start"
+        assert all(frame.kind is not FrameKind.JS for frame in sample.stack.frames)
+        names |= {frame.name for frame in sample.stack.frames}
+    assert any("JsonParse" in name for name in names)
+    assert recording.resolver.js_frames_named == 0

@@ -1,0 +1,159 @@
+"""Resolver on a hand-made target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jsspy.errors import ProcessExited
+from jsspy.model.capture import Capture, FrameChain, Registers, ResolvedChain, StackSnapshot
+from jsspy.model.sample import LossReason, RawSample, Sample, ThreadState, VmState
+from jsspy.model.stack import Frame, FrameKind, Truncation
+from jsspy.model.units import Address, Pid, Tid
+from jsspy.resolve import Resolver
+from jsspy.v8.plan import make_plan
+from stack_world import EXIT, HANDLER, LAYOUT_HERE, RUNTIME, World, build_nested
+
+
+def raw(capture: Capture) -> RawSample:
+    return RawSample(Pid(1), Tid(2), 3, 4, ThreadState.RUNNING, capture)
+
+
+def sample_of(result: Sample | LossReason) -> Sample:
+    assert isinstance(result, Sample)
+    return result
+
+
+class Captured:
+    """A snapshot of `build_nested` with a native leaf."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        _, exit_fp = build_nested(self.world)
+        self.world.push(EXIT + 16)
+        self.snapshot = self.world.snapshot(RUNTIME + 4, exit_fp, exit_fp)
+
+    def resolver(self, version: tuple[int, int, int, int] = (13, 6, 233, 17)) -> Resolver:
+        layout = replace(LAYOUT_HERE, v8_version=version)
+        return Resolver(self.world.target, self.world.v8, layout)
+
+    def with_state(self, state: int) -> StackSnapshot:
+        plan, slot = make_plan(LAYOUT_HERE), LAYOUT_HERE.isolate.vm_state
+        assert slot is not None
+        words = bytearray(self.snapshot.isolate_words)
+        words[slot - plan.isolate_start] = state
+        return self.snapshot._replace(isolate_words=bytes(words))
+
+
+@pytest.fixture
+def captured() -> Captured:
+    return Captured()
+
+
+def test_the_root_comes_first(captured: Captured) -> None:
+    resolver = captured.resolver()
+    sample = sample_of(resolver.resolve(raw(captured.snapshot)))
+    assert [frame.name for frame in sample.stack.frames] == [
+        "_start",
+        "call",
+        "[entry frame]",
+        "(unknown)",
+        "[exit frame]",
+        "runtime",
+    ]
+    assert sample[:5] == (1, 2, 3, 4, ThreadState.RUNNING)
+    assert sample.stack.truncated is None
+    # The function of the JS frame is not a JSFunction: counted, and not named.
+    assert (resolver.js_frames, resolver.js_frames_named) == (1, 0)
+
+
+def test_truncations_are_counted(captured: Captured) -> None:
+    resolver = captured.resolver()
+    cut = captured.snapshot._replace(stack=captured.snapshot.stack[:40])
+    sample = sample_of(resolver.resolve(raw(cut)))
+    assert sample.stack.truncated is Truncation.UNREADABLE
+    assert resolver.truncated == {Truncation.UNREADABLE: 1}
+
+
+@pytest.mark.parametrize(
+    ("version", "number", "state"),
+    [
+        ((13, 6, 0, 0), 1, VmState.GC),
+        ((13, 6, 0, 0), 7, VmState.ATOMICS_WAIT),
+        ((13, 6, 0, 0), 8, VmState.IDLE),
+        ((13, 6, 0, 0), 9, VmState.UNKNOWN),
+        ((7, 8, 279, 0), 7, VmState.IDLE),
+        ((7, 8, 279, 0), 8, VmState.UNKNOWN),
+        ((11, 3, 0, 0), 6, VmState.EXTERNAL),
+        # The newest V8 frame is a plain exit frame: a call into V8 itself.
+        ((13, 6, 0, 0), 0, VmState.JS),
+    ],
+)
+def test_vm_states(
+    captured: Captured, version: tuple[int, int, int, int], number: int, state: VmState
+) -> None:
+    sample = sample_of(captured.resolver(version).resolve(raw(captured.with_state(number))))
+    assert sample.vm_state is state
+
+
+def test_without_isolate_words_the_state_is_not_known(captured: Captured) -> None:
+    snapshot = captured.snapshot._replace(isolate_words=b"")
+    assert sample_of(captured.resolver().resolve(raw(snapshot))).vm_state is VmState.UNKNOWN
+
+
+def test_an_unknown_v8_gives_native_frames(captured: Captured) -> None:
+    resolver = Resolver(captured.world.target, captured.world.v8, None)
+    sample = sample_of(resolver.resolve(raw(captured.snapshot)))
+    kinds = {frame.kind for frame in sample.stack.frames}
+    assert kinds <= {FrameKind.NATIVE, FrameKind.UNKNOWN}
+    assert sample.stack.frames[-1].name == "runtime"
+    assert sample.vm_state is VmState.UNKNOWN
+    assert resolver.js_frames_named == 0
+
+
+def test_names_that_arrive_are_kept_and_turned_around(captured: Captured) -> None:
+    leaf, root = Frame("leaf", FrameKind.JS), Frame("root", FrameKind.JS)
+    sample = sample_of(captured.resolver().resolve(raw(ResolvedChain((leaf, root)))))
+    assert sample.stack.frames == (root, leaf)
+
+
+def test_a_chain_walked_in_the_kernel(captured: Captured) -> None:
+    frames, _ = captured.world.unwinder.unwind(captured.snapshot)
+    chain = FrameChain(Registers(rip=RUNTIME + 4), tuple(frames), vm_state=1)
+    sample = sample_of(captured.resolver().resolve(raw(chain)))
+    assert [frame.name for frame in sample.stack.frames][:2] == ["_start", "call"]
+    assert sample.vm_state is VmState.GC
+
+
+def test_kernel_frames_are_the_leaf(captured: Captured) -> None:
+    kernel = raw(captured.snapshot)._replace(kernel_chain=(Address(0xFFF1), Address(0xFFF2)))
+    sample = sample_of(captured.resolver().resolve(kernel))
+    assert [frame.address for frame in sample.stack.frames[-2:]] == [0xFFF2, 0xFFF1]
+    assert sample.stack.frames[-1].kind is FrameKind.KERNEL
+
+
+def test_nothing_at_all_is_a_loss(captured: Captured) -> None:
+    nowhere = captured.snapshot._replace(
+        registers=Registers(rip=8, rsp=captured.snapshot.stack_start), isolate_words=b""
+    )
+    assert captured.resolver().resolve(raw(nowhere)) is LossReason.UNRESOLVED
+
+
+def test_a_target_that_ends_is_a_loss(captured: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = captured.resolver()
+
+    def gone(*_: object) -> list[bytes | None]:
+        raise ProcessExited("process 1 is gone")
+
+    monkeypatch.setattr(captured.world.heap, "read_many", gone)
+    frame = captured.snapshot
+    assert resolver.resolve(raw(frame)) is LossReason.THREAD_GONE
+
+
+def test_a_leaf_in_a_bytecode_handler_is_labelled() -> None:
+    world = World()
+    js_fp, _ = build_nested(world)
+    resolver = Resolver(world.target, world.v8, LAYOUT_HERE)
+    sample = sample_of(resolver.resolve(raw(world.snapshot(HANDLER + 8, js_fp))))
+    assert sample.stack.frames[-1] == Frame("LdaHandler", FrameKind.BYTECODE_HANDLER)

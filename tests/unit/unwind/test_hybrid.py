@@ -1,0 +1,225 @@
+"""HybridUnwinder on stacks laid out by hand."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elf_builder import TEXT_ADDRESS
+from jsspy.model.capture import RawFrame
+from jsspy.model.stack import Truncation
+from jsspy.model.units import Address
+from jsspy.target.maps import Mapping
+from jsspy.unwind.base import MAX_FRAMES, Region
+from stack_world import (
+    ASSEMBLY,
+    BLOB,
+    CALL,
+    CONTEXT,
+    ENTRY,
+    ENTRY_MARKER,
+    EXIT,
+    EXIT_MARKER,
+    HANDLER,
+    JIT,
+    PLAIN,
+    RUNTIME,
+    STACK,
+    STACK_END,
+    START,
+    TRAMPOLINE,
+    World,
+    build_nested,
+)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def pcs(frames: list[RawFrame]) -> list[int]:
+    return [frame.pc for frame in frames]
+
+
+def test_native_leaf_to_start(world: World) -> None:
+    js_fp, exit_fp = build_nested(world)
+    world.push(EXIT + 16)
+    frames, truncation = world.unwinder.unwind(world.snapshot(RUNTIME + 4, exit_fp, exit_fp))
+    assert truncation is None
+    assert pcs(frames) == [RUNTIME + 4, EXIT + 16, HANDLER + 16, ENTRY + 9, CALL + 9, START + 9]
+    assert [frame.fp for frame in frames[1:3]] == [exit_fp, js_fp]
+    assert [frame.is_return_address for frame in frames] == [False, True, True, True, True, True]
+    assert frames[2].words[:2] == (CONTEXT, 0x6001)
+    assert frames[0].words == ()
+
+
+def test_without_rules_and_frame_pointer_the_exit_frame_is_next(world: World) -> None:
+    _, exit_fp = build_nested(world)
+    world.push(0xDEAD, 0xBEEF)
+    frames, truncation = world.unwinder.unwind(world.snapshot(ASSEMBLY, 4, exit_fp))
+    assert truncation is None
+    # The pc of the exit frame is not known.
+    assert pcs(frames) == [ASSEMBLY, 0, HANDLER + 16, ENTRY + 9, CALL + 9, START + 9]
+
+
+def test_assembly_with_a_frame_pointer_is_walked_by_it(world: World) -> None:
+    _, exit_fp = build_nested(world)
+    fp = world.frame(EXIT + 16, exit_fp)
+    world.push(1, 2, 3)
+    frames, truncation = world.unwinder.unwind(world.snapshot(ASSEMBLY, fp, exit_fp))
+    assert truncation is None
+    assert pcs(frames)[:3] == [ASSEMBLY, EXIT + 16, HANDLER + 16]
+
+
+def test_a_chain_that_passes_the_exit_frame_was_wrong(world: World) -> None:
+    _, exit_fp = build_nested(world)
+    decoy = STACK_END - 16  # looks like a frame, but lies above the bridge
+    world.words[0:2] = [START + 9, 0]
+    world.push(0)
+    frames, _ = world.unwinder.unwind(world.snapshot(ASSEMBLY, decoy, exit_fp))
+    assert pcs(frames)[:3] == [ASSEMBLY, 0, HANDLER + 16]
+
+
+def test_c_called_straight_from_javascript(world: World) -> None:
+    js_fp, _ = build_nested(world)
+    world.push(0xBAD)
+    fast = (js_fp, HANDLER + 16)
+    frames, truncation = world.unwinder.unwind(world.snapshot(ASSEMBLY, 4, 0, fast))
+    assert truncation is None
+    assert pcs(frames)[:3] == [ASSEMBLY, HANDLER + 16, ENTRY + 9]
+
+
+def test_javascript_under_c_under_javascript(world: World) -> None:
+    _, exit_fp = build_nested(world)
+    world.push(0)
+    inner_entry = world.frame(ASSEMBLY + 3, 7, ENTRY_MARKER, 0, 0, 0, 0, 0, 0, exit_fp, 0, 0)
+    js_fp = world.frame(ENTRY + 9, inner_entry, CONTEXT, 0x6001, 1, 0, 0)
+    world.push(0)
+    frames, truncation = world.unwinder.unwind(world.snapshot(HANDLER + 8, js_fp, exit_fp))
+    assert truncation is None
+    assert pcs(frames) == [
+        *(HANDLER + 8, HANDLER + 8, ENTRY + 9),
+        *(ASSEMBLY + 3, 0, HANDLER + 16, ENTRY + 9, CALL + 9, START + 9),
+    ]
+
+
+def test_code_before_its_frame_is_there(world: World) -> None:
+    js_fp, _ = build_nested(world)
+    world.words = world.words[: -(4 - 0)]  # the exit frame away: the JS frame is the newest
+    world.push(HANDLER + 16)
+    frames, truncation = world.unwinder.unwind(world.snapshot(TRAMPOLINE + 16, js_fp))
+    assert truncation is None
+    assert pcs(frames)[:3] == [TRAMPOLINE + 16, HANDLER + 16, ENTRY + 9]
+    assert frames[1].fp == js_fp
+
+
+def test_a_frame_without_slots_belongs_to_the_callee(world: World) -> None:
+    js_fp, _ = build_nested(world)
+    world.words = world.words[:-4]
+    fp = world.frame(HANDLER + 16, js_fp)
+    snapshot = world.snapshot(TRAMPOLINE + 20, fp)
+    snapshot = snapshot._replace(registers=snapshot.registers._replace(rdi=0x7771))
+    frames, truncation = world.unwinder.unwind(snapshot)
+    assert truncation is None
+    assert pcs(frames)[:3] == [TRAMPOLINE + 20, TRAMPOLINE + 20, HANDLER + 16]
+    assert (frames[1].fp, frames[1].words[1]) == (0, 0x7771)
+    assert frames[2].fp == js_fp
+
+
+def test_a_circle_of_frames_ends(world: World) -> None:
+    fp = world.sp - 16
+    world.frame(HANDLER + 16, fp, CONTEXT, 0, 0, 0, 0)
+    frames, truncation = world.unwinder.unwind(world.snapshot(HANDLER + 8, fp))
+    assert truncation is Truncation.BROKEN_CHAIN
+    assert len(frames) == 2
+
+
+def test_a_cut_copy_says_so(world: World) -> None:
+    js_fp, _ = build_nested(world)
+    snapshot = world.snapshot(HANDLER + 8, js_fp)
+    cut = snapshot._replace(stack=snapshot.stack[: js_fp - snapshot.stack_start + 8])
+    assert world.unwinder.unwind(cut)[1] is Truncation.UNREADABLE
+    too_large = cut._replace(stack_complete=False)
+    assert world.unwinder.unwind(too_large)[1] is Truncation.STACK_TOO_LARGE
+
+
+def test_the_root_end_is_taken_again_only_if_nothing_in_it_changed(world: World) -> None:
+    _, exit_fp = build_nested(world)
+    world.push(EXIT + 16)
+    snapshot = world.snapshot(RUNTIME + 4, exit_fp, exit_fp)
+    first = world.unwinder.unwind(snapshot)
+    assert world.unwinder.unwind(snapshot) == first
+
+    # _start is now called from assembly that cannot be unwound: the last word but one changed.
+    changed = snapshot._replace(stack=snapshot.stack[:-16] + struct.pack("<2Q", ASSEMBLY + 1, 0))
+    frames, truncation = world.unwinder.unwind(changed)
+    assert truncation is Truncation.NO_UNWIND_INFO
+    assert frames[-1].pc == ASSEMBLY + 1
+
+
+def test_the_builtins_may_be_mapped_twice(world: World) -> None:
+    second = 0x6000_0000
+    world.fake.mappings.append(
+        Mapping(Address(second), Address(second + 0x800), "r-xp", 0x1000, 5, "/n")
+    )
+    world.code.refresh()
+    area = world.code.find(second + 0x410)
+    assert area.region is Region.BUILTINS
+    assert second + 0x410 - area.bias == TEXT_ADDRESS + 0x410
+    assert world.code.find(second + 0x100).region is Region.NATIVE
+
+
+def test_the_builtins_may_have_been_copied() -> None:
+    world = World()
+    start = 0x6100_0000
+    world.heap.top = start
+    world.heap.allocate(0x3000)
+    world.heap.write_bytes(start + 0x1000, world.elf.read(BLOB[0], 0x400))
+    world.fake.mappings.append(Mapping(Address(start), Address(start + 0x3000), "r-xp", 0, 0, ""))
+    world.code.refresh()
+    area = world.code.find(start + 0x1000 + 0x80)
+    assert (area.region, start + 0x1080 - area.bias) == (Region.BUILTINS, PLAIN)
+    assert world.code.find(start + 0x800).region is Region.GENERATED
+
+
+def test_unknown_addresses_are_looked_up_again_but_not_too_often(world: World) -> None:
+    for _ in range(10):
+        assert world.code.find(0x6600_0000).region is Region.GENERATED
+    assert world.fake.refreshed == 0
+    world.now = 1.0
+    world.fake.mappings.append(
+        Mapping(Address(0x6600_0000), Address(0x6600_1000), "r-xp", 0x1000, 5, "/n")
+    )
+    assert world.code.find(0x6600_0000).region is Region.NATIVE
+    assert world.code.find(0x6700_0000).region is Region.GENERATED
+    assert world.fake.refreshed == 1
+
+
+SHARED_WORLD = World()
+WORDS = st.one_of(
+    st.integers(0, (1 << 64) - 1),
+    st.integers(0, 0x200).map(lambda at: STACK + 8 * at),
+    st.integers(0, 0xFFF).map(lambda at: TEXT_ADDRESS + at),
+    st.integers(0, 0xFFFF).map(lambda at: JIT + at),
+    st.sampled_from([0, ENTRY_MARKER, EXIT_MARKER, CONTEXT]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(WORDS, max_size=60), WORDS, WORDS, WORDS, WORDS, st.integers(0, 7))
+def test_any_stack_ends(
+    words: list[int], pc: int, fp: int, exit_fp: int, fast_fp: int, skew: int
+) -> None:
+    world = SHARED_WORLD
+    world.words = words
+    snapshot = world.snapshot(pc, fp, exit_fp, (fast_fp, pc))
+    snapshot = snapshot._replace(
+        registers=snapshot.registers._replace(rsp=world.sp + skew), stack=snapshot.stack[skew:]
+    )
+    frames, truncation = world.unwinder.unwind(snapshot)
+    assert len(frames) <= MAX_FRAMES
+    assert truncation is None or isinstance(truncation, Truncation)
