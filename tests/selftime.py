@@ -1,7 +1,7 @@
-"""Self time by function, from V8's own CPU profile and from ours, and how far two such tables are apart.
+"""Self time by function, from V8's own CPU profile and from ours, and how far they are apart.
 
-A function is (name, base name of its file, line of its definition). Time that belongs to no function
-of a script is (program) or (garbage collector), as V8's profiler has it.
+A function is (name, base name of its file, line of its definition). Time that belongs to no
+function of a script is (program) or (garbage collector), as V8's profiler has it.
 """
 
 from __future__ import annotations

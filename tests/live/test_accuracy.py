@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nodes
 import pytest
-import selftime
 
+import nodes
+import selftime
 from jsspy.formats import load_profile
 
 PROFILE_MS = 5000
