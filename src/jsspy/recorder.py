@@ -202,7 +202,8 @@ def _open_session(pid: Pid, *, strict: bool) -> _Session:
             if isinstance(err, JsspyError) and _read_image(pid) not in {image, b""}:
                 continue  # it fell into the middle of exec
             raise
-        if _read_image(pid) == image:
+        # Gone: it ended while its binary was read for the first time. The next look drops it.
+        if _read_image(pid) in {image, b""}:
             return session
         target.close()
     raise ProcessExited(f"process {pid} never stays the same program")
@@ -387,7 +388,8 @@ class Recorder:
             try:
                 self._refresh_one(pid, now)
             except (ProcessExited, ProcessNotFound):
-                self._drop(pid)
+                if not _read_image(pid):
+                    self._drop(pid)
             except (FaultError, MalformedData):
                 continue  # caught in the middle of a change: the next look sees it whole
             except (PermissionDenied, UnsupportedTarget) as err:
@@ -412,14 +414,13 @@ class Recorder:
             self._introduce(session)
 
     def _restart(self, pid: Pid) -> _Session:
-        """Begin again with a process that called exec."""
+        """Begin again with a process that called exec. If that fails, the old session stays."""
+        session = _open_session(pid, strict=self._strict)
         old = self._sessions[pid]
         self._past.append(old.resolver)
         if old.threads:
             self.engine.remove_target(pid)
         old.target.close()
-        del self._sessions[pid]
-        session = _open_session(pid, strict=self._strict)
         self._keep(session)
         return session
 

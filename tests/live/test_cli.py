@@ -144,7 +144,7 @@ def test_command_is_started_recorded_and_ended(version: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("version", VERSION)
 def test_command_that_ends_by_itself(version: str, tmp_path: Path) -> None:
     node = str(nodes.find(version))
-    code = "const end = Date.now() + 700; while (Date.now() < end); process.exit(9)"
+    code = "const end = Date.now() + 3000; while (Date.now() < end); process.exit(9)"
     # A shell that becomes node by exec: what is recorded is node, not the shell.
     command = ("sh", "-c", f'exec "{node}" -e "{code}"')
     done = jsspy("record", "-d", "30", "-o", str(tmp_path / "a.jsspy"), "--json", "--", *command)
