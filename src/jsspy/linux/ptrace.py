@@ -232,10 +232,12 @@ class Tracee:
             spins += 1
             if spins > _SPINS:
                 if now > deadline:
-                    stat = procfs.read_stat(tid)
-                    state = stat.state if stat else "gone"
+                    status = _read_status_if_ours(tid)
+                    if status is None:
+                        raise ThreadGone(f"thread {tid} is gone")
                     raise NotStopped(
-                        f"thread {tid} did not stop within {STOP_TIMEOUT_S:g} s (state {state})"
+                        f"thread {tid} did not stop within {STOP_TIMEOUT_S:g} s "
+                        f"(state {status.state})"
                     )
                 signal.sigtimedwait((signal.SIGCHLD,), _NAP_S)
         if spins == 0:
@@ -291,7 +293,7 @@ def release_lingering() -> int:
     look = _Look()
     for tid in tuple(_lingering):
         found = look.at(tid)
-        if found is False:
+        if found is False and _read_status_if_ours(tid) is not None:
             continue
         if found and not look.has_ended:
             if libc.ptrace(_DETACH, tid, None, look.signal) < 0:
@@ -300,6 +302,16 @@ def release_lingering() -> int:
             look.at(tid, _TAKE_EXIT)
         _lingering.discard(tid)
     return len(_lingering)
+
+
+def _read_status_if_ours(tid: Tid) -> procfs.Status | None:
+    """Return the status of a thread that we trace; None if it is not traced by us any more.
+
+    For a child of ours waitid cannot tell: after an exec by its second thread it knows the new
+    main thread as our child, while the one that we traced is gone.
+    """
+    status = procfs.read_status(tid)
+    return status if status is not None and status.tracer == threading.get_native_id() else None
 
 
 def _is_our_child(tid: int) -> bool:
@@ -314,8 +326,7 @@ def _adopt(process: Tid) -> None:
     SEIZE waits until an exec is over, so it can be that the thread changed its id just before it
     was seized. Then our interrupt went nowhere: it is sent again.
     """
-    status = procfs.read_status(process)
-    if status is not None and status.tracer == threading.get_native_id():
+    if _read_status_if_ours(process) is not None:
         _lingering.add(process)
         libc.ptrace(_INTERRUPT, process, None, None)
 
