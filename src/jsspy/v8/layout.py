@@ -18,6 +18,14 @@ class CodeKind(Enum):
     MAGLEV = "maglev"
     TURBOFAN = "turbofan"
     REGEXP = "regexp"
+    FULL_CODEGEN = "full-codegen"
+    """Unoptimized machine code of V8 before 5.9."""
+    CRANKSHAFT = "crankshaft"
+    """Optimized code that says with translations where it is (V8 before 7.1, TurboFan's too)."""
+    BYTECODE_HANDLER = "bytecode-handler"
+    """Before V8 embedded its builtins; since then a handler is told by its symbol."""
+    BUILTIN_OR_REGEXP = "builtin-or-regexp"
+    """V8 3.14 does not tell them apart."""
     OTHER = "other"
 
 
@@ -40,6 +48,19 @@ class PositionEncoding(Enum):
     ZIGZAG_FROM_MINUS_1 = "zig-zag VLQ, code offsets of optimized code start at -1"
     UNSIGNED_FLAGS = "unsigned VLQ, delta << 2 | breakable << 1 | statement"
     """V8 14."""
+    ZIGZAG_PLAIN = "zig-zag VLQ, positions are script offsets and nothing else"
+    """V8 5."""
+    ZIGZAG_NO_EXTERNAL_BIT = "zig-zag VLQ, positions lack the lowest bit of later ones"
+    """V8 6."""
+
+
+class RelocationEncoding(Enum):
+    """How the relocation info of V8 before 5.4 holds the positions of full-codegen code."""
+
+    SHORT_TAGS = "positions are tagged in the low bits of a byte's upper six"
+    """V8 4.5 and earlier."""
+    MODES = "the upper six bits of a byte are a mode"
+    """V8 4.6 to 5.3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +91,9 @@ class IsolateLayout:
     fast_c_call_caller_fp: int | None
     fast_c_call_caller_pc: int | None
     root_register_bias: int
-    """r13 - isolate in V8 code."""
+    """r13 - isolate in V8 code; 0 where r13 is something else (the roots, before V8 7.1)."""
     handler: int | None = None
-    """Legacy: where c_entry_fp is stale unless it lies below the handler."""
+    """Legacy: c_entry_fp is stale unless it lies below the address of the newest try handler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +163,22 @@ class ObjectLayout:
     uncompiled_inferred_name: int
     uncompiled_start: int
     """int32, followed by the end position."""
+    scope_info_parameter_count: int | None = None
+    """Slot index of the number of parameters, where their names are in the ScopeInfo."""
+    scope_info_stack_local_count: int | None = None
+    """Slot index of the number of locals on the stack, where their names are in the ScopeInfo."""
+    sfi_inferred_name: int | None = None
+    """A String, or something else that says nothing."""
+    sfi_start: int | None = None
+    """int32, shifted; None where positions are in ScopeInfo or UncompiledData."""
+    sfi_start_shift: int = 0
+    sfi_end: int = 0
+    sfi_end_shift: int = 0
+    sfi_code: int | None = None
+    """The unoptimized Code."""
+    script_type: int | None = None
+    """A Smi: 0 is V8's own JavaScript. Only where V8 has builtins in JavaScript."""
+    only_newline_ends_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +204,27 @@ class StringLayout:
     thin_actual: int | None
     external_resource: int
     external_data: int
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyCodeLayout:
+    """Relocation info, safepoints and translations: see `jsspy.v8.legacy`."""
+
+    relocation_info: int | None
+    """Offset in Code of the ByteArray; None where it holds no positions."""
+    relocation_encoding: RelocationEncoding
+    safepoint_table_offset: int
+    """Offset in Code of the uint32 that says where, from the first instruction on, the table is."""
+    safepoint_table_shift: int
+    safepoint_table_bits: int
+    safepoint_entry_size: int
+    """Bytes: pc and info, then perhaps the pc of a trampoline."""
+    deopt_translations: int
+    """Index, in the deoptimization data, of the ByteArray with the translations."""
+    deopt_entry_size: int
+    """Words of an entry; the second one says where its translation begins."""
+    opcodes: tuple[tuple[str, int], ...]
+    """Translation opcodes by number: name, and how many operands follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +260,8 @@ class CodeLayout:
     deopt_inlining_positions: int
     deopt_first_entry: int
     """Index of the first (bytecode offset, translation index, pc) triple."""
+    legacy: LegacyCodeLayout | None = None
+    """What V8 did before its code told positions by tables."""
 
 
 class Confidence(Enum):
