@@ -17,7 +17,6 @@ from jsspy.model.names import clean, function_name, origin_of, path_of, place_of
 from jsspy.model.profile import Profile, ValueType
 from jsspy.model.stack import Frame
 
-
 _COUNT_NS = 1_000_000
 """How long one sample of a profile without times is made to last."""
 

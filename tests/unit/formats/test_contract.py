@@ -92,7 +92,8 @@ def firefox_weights(data: bytes) -> int:
     assert all(0 <= func < shared["funcTable"]["length"] for func in shared["frameTable"]["func"])
     names = shared["funcTable"]["name"]
     assert all(0 <= name < len(shared["stringArray"]) for name in names)
-    return sum(sum(thread["samples"]["weight"]) for thread in top["threads"])
+    total: int = sum(sum(thread["samples"]["weight"]) for thread in top["threads"])
+    return total
 
 
 def d3_root(data: bytes) -> int:
@@ -124,7 +125,8 @@ def nested_set_self(data: bytes) -> int:
     for row, own in enumerate(columns["self"]):
         assert columns["value"][row] == own + below[row]
     assert columns["level"].count(0) == 1
-    return sum(columns["self"])
+    total: int = sum(columns["self"])
+    return total
 
 
 def svg_root(data: bytes) -> int:
@@ -143,7 +145,7 @@ def markdown_share(data: bytes) -> int:
 def json_self(data: bytes) -> int:
     """Sum the self weights of functions, and compare with packages and the whole."""
     top = json.loads(data)
-    total = sum(function["self"] for function in top["functions"])
+    total: int = sum(function["self"] for function in top["functions"])
     assert total == top["weight"] == sum(package["self"] for package in top["packages"])
     assert all(function["total"] <= total for function in top["functions"])
     return total

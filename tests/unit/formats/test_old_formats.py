@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,9 @@ from jsspy.formats import FORMATS
 from jsspy.formats.raw import FullRaw
 from jsspy.formats.text import classic_name
 from jsspy.model.stack import Frame, FrameKind, Location
-from profiles import HOT, MAIN, hostile, js, profile_of, small, written
+from profiles import HOT, MAIN, PERIOD_NS, hostile, js, profile_of, small, written
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def plain(name: str) -> Frame:
@@ -143,3 +146,28 @@ def test_folded_time_keeps_the_order_of_each_thread() -> None:
     lines = written(FORMATS["folded-time"], small()).decode().splitlines()
     assert [line.split(";")[0] for line in lines] == ["main (4242)"] * 11 + ["worker 1 (4250)"] * 2
     assert lines[0].endswith("hot /app/lib/hot.js:10_[j] 2")
+
+
+def folded(text: str) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for line in text.splitlines():
+        stack, _, count = line.rpartition(" ")
+        counts[stack] += int(count)
+    return counts
+
+
+@pytest.mark.parametrize("name", ["raw", "fullraw"])
+def test_what_stackcollapse_printed(name: str) -> None:
+    raw = written(FORMATS[name], small()).decode()
+    assert collapse(raw) == folded((GOLDEN / f"collapsed.{name}").read_text("utf-8"))
+
+
+def test_what_stackcollapse_perf_printed_is_the_annotated_folded_file() -> None:
+    printed: Counter[str] = Counter()
+    for stack, weight in folded((GOLDEN / "collapsed.perf-script").read_text("utf-8")).items():
+        printed[stack.partition(";")[2]] += weight // PERIOD_NS  # without the thread's name
+    expected: Counter[str] = Counter()
+    for stack, count in folded(written(FORMATS["folded-annotated"], small()).decode()).items():
+        spelled = stack.replace("(int, char**)", "").replace("_[i]", "")
+        expected[spelled.translate(str.maketrans("()", "[]"))] += count
+    assert printed == expected
