@@ -77,11 +77,12 @@ def test_assembly_with_a_frame_pointer_is_walked_by_it(world: World) -> None:
 
 def test_a_chain_that_passes_the_exit_frame_was_wrong(world: World) -> None:
     _, exit_fp = build_nested(world)
-    decoy = STACK_END - 16  # looks like a frame, but lies above the bridge
-    world.words[0:2] = [START + 9, 0]
+    world.words[0:2] = [START + 9, 0]  # looks like the caller's, but lies above the bridge
     world.push(0)
-    frames, _ = world.unwinder.unwind(world.snapshot(ASSEMBLY, decoy, exit_fp))
-    assert pcs(frames)[:3] == [ASSEMBLY, 0, HANDLER + 16]
+    snapshot = world.snapshot(CALL + 4, 4, exit_fp)
+    snapshot = snapshot._replace(registers=snapshot.registers._replace(rbx=STACK_END - 16))
+    frames, _ = world.unwinder.unwind(snapshot)
+    assert pcs(frames)[:3] == [CALL + 4, 0, HANDLER + 16]
 
 
 def test_c_called_straight_from_javascript(world: World) -> None:
@@ -107,13 +108,14 @@ def test_javascript_under_c_under_javascript(world: World) -> None:
     ]
 
 
-def test_code_before_its_frame_is_there(world: World) -> None:
+@pytest.mark.parametrize("offset", [0, 4, 16])
+def test_code_before_its_frame_is_there(world: World, offset: int) -> None:
     js_fp, _ = build_nested(world)
-    world.words = world.words[: -(4 - 0)]  # the exit frame away: the JS frame is the newest
+    world.words = world.words[:-4]  # the exit frame away: the JS frame is the newest
     world.push(HANDLER + 16)
-    frames, truncation = world.unwinder.unwind(world.snapshot(TRAMPOLINE + 16, js_fp))
+    frames, truncation = world.unwinder.unwind(world.snapshot(TRAMPOLINE + offset, js_fp))
     assert truncation is None
-    assert pcs(frames)[:3] == [TRAMPOLINE + 16, HANDLER + 16, ENTRY + 9]
+    assert pcs(frames)[:3] == [TRAMPOLINE + offset, HANDLER + 16, ENTRY + 9]
     assert frames[1].fp == js_fp
 
 
