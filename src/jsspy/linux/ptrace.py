@@ -85,8 +85,8 @@ _ALL_SIGNALS_ADDRESS = ctypes.addressof(_ALL_SIGNALS)
 _URGENT: Final = os.sched_param(1)
 _ORDINARY: Final = os.sched_param(0)
 
-_lingering: set[Tid] = set()
-"""Threads seized and not yet detached; like the kernel's list of tracees, one per process."""
+_lingering: dict[Tid, Tid] = {}
+"""Threads seized and not yet detached -> their processes; like the kernel's list of tracees."""
 
 
 class ThreadGone(ProcessExited):
@@ -182,7 +182,7 @@ class Tracee:
     ) -> None:
         """Let the thread run; never raises."""
         if libc.ptrace(_DETACH, self.tid, None, self._look.signal) == 0:
-            _lingering.discard(self.tid)
+            _lingering.pop(self.tid, None)
         else:
             # Killed while it was stopped.
             release_lingering()
@@ -191,7 +191,7 @@ class Tracee:
 
     def _seize(self) -> None:
         """Become the thread's tracer and ask it to stop."""
-        _lingering.add(self.tid)
+        _lingering[self.tid] = self._process
         failed = libc.ptrace(_SEIZE, self.tid, None, None)
         if failed and libc.get_errno() == errno.EPERM:
             # SEIZE waits until an exec is over. If a second thread called it, that thread goes on
@@ -199,7 +199,7 @@ class Tracee:
             failed = libc.ptrace(_SEIZE, self.tid, None, None)
         if failed:
             code = libc.get_errno()
-            _lingering.discard(self.tid)
+            _lingering.pop(self.tid, None)
             raise self._refused(code)
         # Fails if the thread is just ending: then that is what `_wait` waits for.
         libc.ptrace(_INTERRUPT, self.tid, None, None)
@@ -291,7 +291,7 @@ def release_lingering() -> int:
     if not _lingering:
         return 0
     look = _Look()
-    for tid in tuple(_lingering):
+    for tid, process in tuple(_lingering.items()):
         found = look.at(tid)
         if found is False and _read_status_if_ours(tid) is not None:
             continue
@@ -300,7 +300,9 @@ def release_lingering() -> int:
                 continue
         elif found and not _is_our_child(tid):
             look.at(tid, _TAKE_EXIT)
-        _lingering.discard(tid)
+        del _lingering[tid]
+        if not found:
+            _adopt(process)
     return len(_lingering)
 
 
@@ -327,7 +329,7 @@ def _adopt(process: Tid) -> None:
     was seized. Then our interrupt went nowhere: it is sent again.
     """
     if _read_status_if_ours(process) is not None:
-        _lingering.add(process)
+        _lingering[process] = process
         libc.ptrace(_INTERRUPT, process, None, None)
 
 

@@ -246,8 +246,8 @@ def _read_exe(files: ProcessFiles) -> str:
     try:
         return files.read_link("exe").removesuffix(" (deleted)")
     except ProcessExited as err:
-        # A kernel thread has none; a process that just ended has none either.
-        if not files.is_alive():
+        # A process that ends has none any more; kernel threads, children of pid 2, never had.
+        if 2 not in (files.pid, files.stat().parent):
             raise
         raise UnsupportedTarget(f"process {files.pid} is a kernel thread") from err
 
