@@ -57,6 +57,7 @@ class Target:
         self._files = files
         self.exe = _read_exe(files)
         """Path of the executable in the target's own root."""
+        _check_machine(files)
         self.name = self.exe.rpartition("/")[2]
         self.command = files.command()
         namespace_pids = files.status().namespace_pids
@@ -83,7 +84,6 @@ class Target:
             raise ProcessNotFound(f"there is no process {pid}", hint=hint) from err
         try:
             _check_process(files)
-            _check_machine(files)
             return cls(Pid(pid), files)
         except PermissionDenied as err:
             files.close()
