@@ -30,7 +30,7 @@ from jsspy.target.memory import ProcessMemory
 
 _V8_SYMBOL = re.compile(rb"v8dbg_FirstNonstringType")
 """Metadata for post-mortem debuggers, in every V8 that Node has shipped. Absent where an embedder
-builds with v8_enable_postmortem... off. Source: v8/tools/gen-postmortem-metadata.py."""
+builds V8 without it. Source: v8/tools/gen-postmortem-metadata.py."""
 
 _V8_MIN_TEXT = 2 << 20
 """Bytes of code below which a library is not searched: V8 has had more than twice that since
