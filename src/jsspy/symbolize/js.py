@@ -32,6 +32,7 @@ from jsspy.model.units import Address
 from jsspy.symbolize.base import UNKNOWN, UNKNOWN_INLINED, Frames
 from jsspy.symbolize.builtins import builtin_frame, is_own_frame
 from jsspy.unwind.base import CodeArea, CodeMap, Region
+from jsspy.v8.builtins import Builtin
 from jsspy.v8.code import CodeObject, InlinedPosition
 from jsspy.v8.frames import FrameWords
 from jsspy.v8.function import Script, SharedFunctionInfo
@@ -287,8 +288,12 @@ class JsSymbolizer:
                 position = self._bytecode_position(info, array, words.bytecode_offset)
                 frame = _frame(info, position, Tier.INTERPRETED, inlined=False)
                 return _Answer((frame,), (info,), None, 1, 1, is_kept=position is not None)
-        tier = Tier.BASELINE if self._leaves_baseline(raw, area) else None
-        frame = _frame(info, None, tier, inlined=False)
+        builtin = self._builtin_at(raw, area)
+        # Builtins that make the frame of baseline code, or that it jumps to to take it down.
+        is_baseline = builtin is not None and builtin.name.startswith("Baseline")
+        is_entered = builtin is not None and builtin.enters_function
+        tier = Tier.BASELINE if is_baseline else None
+        frame = _frame(info, info.start if is_entered else None, tier, inlined=False)
         return _Answer((frame,), (info,), None, 1, 1, is_kept=False)
 
     def _corroborates(
@@ -305,12 +310,10 @@ class JsSymbolizer:
         places = self._v8.codes.positions(code, raw.pc, is_return_address=raw.is_return_address)
         return bool(places) and places[-1].shared == info.address
 
-    def _leaves_baseline(self, raw: RawFrame, area: CodeArea) -> bool:
-        """Whether baseline code has jumped to the builtin that takes its frame down."""
+    def _builtin_at(self, raw: RawFrame, area: CodeArea) -> Builtin | None:
         if area.region is not Region.BUILTINS:
-            return False
-        builtin = self._v8.builtins.find(raw.pc - area.bias)
-        return builtin is not None and builtin.name == "BaselineLeaveFrame"
+            return None
+        return self._v8.builtins.find(raw.pc - area.bias - raw.is_return_address)
 
     def _bytecode_position(
         self, info: SharedFunctionInfo, array: int, offset_slot: int
@@ -329,8 +332,7 @@ class JsSymbolizer:
         if info.name:
             return Frame(clean(info.name), FrameKind.BUILTIN)
         # Closures of V8's own, such as those that resume an async function.
-        address = raw.pc - area.bias - raw.is_return_address
-        builtin = self._v8.builtins.find(address) if area.region is Region.BUILTINS else None
+        builtin = self._builtin_at(raw, area)
         name = builtin.name if builtin is not None else "builtin closure"
         return Frame(f"[{name}]", FrameKind.VM_FRAME)
 

@@ -345,7 +345,7 @@ class _Walk:
         function = elf.functions().find(FileAddress(pc - area.bias - 1))
         if function is None:
             return None
-        first = self._registers[RSP] - self._start
+        first = max(self._registers[RSP] - self._start, 0)
         last = min(len(self._stack) - 16, first + 8 * _LOST_RBP_SCAN_WORDS)
         if self._exit_fp:
             last = min(last, self._exit_fp - self._start)
@@ -580,7 +580,11 @@ class _Walk:
         """
         registers = self._registers
         first = max(registers[RSP] - self._start, 0)
-        last = min(registers[RBP] - 16 - self._start, first + 8 * _FRAMELESS_SCAN_WORDS)
+        last = min(
+            registers[RBP] - 16 - self._start,
+            first + 8 * _FRAMELESS_SCAN_WORDS,
+            len(self._stack) - 7,
+        )
         candidates = [_WORD(self._stack, at)[0] for at in range(first, last, 8)]
         if not self._is_return:
             candidates += [registers[number] for number in _RETURN_REGISTERS]
