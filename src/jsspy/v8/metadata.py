@@ -38,7 +38,7 @@ from jsspy.v8.layout import (
 )
 from jsspy.v8.layouts import Version, find_value, load_rules
 
-_SCHEMA = 1
+_SCHEMA = 4
 """Raise it whenever a Layout of the same binary could come out differently than before."""
 
 _ISOLATE_TLS = "_ZN2v88internal18g_current_isolate_E"
@@ -187,7 +187,10 @@ class _Metadata:
         self.constants[name] = value
         parts = name.split("__")
         if name.startswith("class_") and len(parts) > 1:
-            self.fields[f"{parts[0][6:]}.{parts[1]}"] = value
+            field = f"{parts[0][6:]}.{parts[1]}"
+            self.fields[field] = value
+            # V8 7.9 names some fields so.
+            self.fields.setdefault(field.removesuffix("_offset"), value)
         elif name.startswith("type_"):
             class_name = parts[0][5:]
             self.types[class_name] = min(value, self.types.get(class_name, value))
@@ -521,9 +524,17 @@ def _derive_code(metadata: _Metadata, sizes: bytes) -> CodeLayout:
         ),
         deopt_shared_function_info=need(
             "code.deopt_shared_function_info",
-            constant(
-                "DeoptimizationDataSharedFunctionInfoIndex",
-                constant("DeoptimizationDataWrappedSharedFunctionInfoIndex"),
+            next(
+                (
+                    value
+                    for name in (
+                        "SharedFunctionInfo",
+                        "SharedFunctionInfoWrapper",
+                        "WrappedSharedFunctionInfo",
+                    )
+                    if (value := constant(f"DeoptimizationData{name}Index")) is not None
+                ),
+                None,
             ),
         ),
         deopt_inlining_positions=inlining,
@@ -539,7 +550,8 @@ def _derive_kinds(metadata: _Metadata) -> dict[int, CodeKind]:
     Baseline is followed by two kinds of optimized code: Turboprop (V8 9) or Maglev, and TurboFan.
     Source: src/objects/code-kind.h at 9.4.146, 11.3.244 and 13.6.233, CODE_KIND_LIST.
     """
-    kinds = {metadata.need("code.kind.regexp"): CodeKind.REGEXP}
+    regexp = metadata.optional("code.kind.regexp", None)
+    kinds = {} if regexp is None else {regexp: CodeKind.REGEXP}
     baseline = metadata.optional("code.kind.baseline", metadata.constants.get("CodeKindBaseline"))
     if baseline is None:
         kinds[metadata.need("code.kind.turbofan")] = CodeKind.TURBOFAN

@@ -15,7 +15,7 @@ from jsspy.errors import MalformedData, UnknownV8
 from jsspy.target import cache
 from jsspy.target.elf import ElfFile
 from jsspy.v8.layout import CodeKind, Layout, PositionEncoding
-from jsspy.v8.metadata import decode_layout, derive_layout, encode_layout, load_layout
+from jsspy.v8.metadata import _SCHEMA, decode_layout, derive_layout, encode_layout, load_layout
 
 VERSION = "_ZN2v88internal7Version6{}_E"
 CURRENT_ISOLATE = "_ZN2v88internal18g_current_isolate_E"
@@ -274,5 +274,5 @@ def test_damaged_cache_is_not_believed(tmp_path: Path, data: bytes) -> None:
         decode_layout(data)
     elf = new_binary().load(tmp_path)
     layout: Layout = load_layout(elf)
-    cache.store(elf.identity, "layout-1", data)
+    cache.store(elf.identity, f"layout-{_SCHEMA}", data)
     assert load_layout(elf) == layout
