@@ -39,6 +39,7 @@ const {head, col} = await (async () => {
       for (let i = 0; i < count; i++) out[i] += bytes[at + i] * unit;
     }
   }
+  await new Promise(done => setTimeout(done));      // what follows is another task
   return {head, col};
 })();
 
@@ -473,7 +474,7 @@ class Graph {
     this.pane.ariaLabel = `${caption || 'Flame graph: '}arrow keys move, Enter zooms, Escape goes back`;
     this.layout(0);
     this.pane.scrollTop = flame ? this.contentHeight : 0;
-    this.draw();
+    this.schedule();
   }
 
   // Content is as high as the bars above `bar` are deep: a deep branch elsewhere needs no scrolling.
@@ -926,7 +927,7 @@ async function copy() {
     focused?.focus();
   }
   say('Copied');
-  $('detail').append(h('span', {}, '  Copied.'));
+  $('detail').append(' Copied.');
 }
 
 // ---- Function table -----------------------------------------------------------------------------
@@ -967,9 +968,9 @@ const table = {
   fill() {
     const rows = [];
     for (let fn = 0; fn < fnCount; fn++) if (fnTotal[fn] && (!matched || matched[fn])) rows.push(fn);
-    const [first, second] = {self: [fnSelf, fnTotal], total: [fnTotal, fnSelf], name: [[], []]}[this.sort];
-    this.rows = Int32Array.from(rows).sort((a, b) => first[b] - first[a] || second[b] - second[a]
-      || (name(a) < name(b) ? -1 : name(a) > name(b) ? 1 : a - b));
+    const [first, second] = {self: [fnSelf, fnTotal], total: [fnTotal, fnSelf]}[this.sort] || [];
+    this.rows = Int32Array.from(rows).sort(this.sort === 'name' ? (a, b) => name(a) < name(b) ? -1 : name(a) > name(b) ? 1 : a - b
+      : (a, b) => first[b] - first[a] || second[b] - second[a] || a - b);
     for (const cell of this.heads) {
       if (cell.dataset.sort === this.sort) cell.ariaSort = this.sort === 'name' ? 'ascending' : 'descending';
       else cell.removeAttribute('aria-sort');
@@ -1386,7 +1387,7 @@ function restore() {
   const graph = graphs[0], bar = index(p.get('z'), graph.tree.count), part = range(p.get('w'), 0, 1), all = graph.tree.total[0];
   if (bar > 0) graph.zoom(bar);
   if (part) graph.window(part[0] * all, part[1] * all);
-  graph.draw();
+  redraw();
   time.draw();
 }
 
@@ -1434,4 +1435,4 @@ table.make();
 time.make();
 restore();
 document.documentElement.dataset.ready = '1';
-})();
+})().catch(error => { document.body.prepend(`Cannot draw: ${error}`); throw error; });
