@@ -453,7 +453,10 @@ def test_slivers_are_drawn(view: Any) -> None:
 
 def test_hot_lines_show_their_source(view: Any) -> None:
     profile = profile_of(
-        (7, (js("a", 3), js("b"))), (2, (js("a", 2),)), (1, (js("a", 3, tier=Tier.BASELINE),))
+        (7, (js("a", 3), js("b"))),
+        (2, (js("a", 2),)),
+        (1, (js("a", 3, tier=Tier.BASELINE),)),
+        (4, (js("a", 3), js("a", 2))),
     )
     profile.sources["/srv/a.js"] = "function a() {\n  one();\n  b(); // <b>\n}"
     page = view(profile)
@@ -461,7 +464,7 @@ def test_hot_lines_show_their_source(view: Any) -> None:
     lines = page.browser.evaluate(
         "[...document.querySelectorAll('#function tr')].map(r => r.textContent)"
     )
-    assert lines == ["80.0 %3  b(); // <b>", "20.0 %2  one();"]
+    assert lines == ["85.7 %3  b(); // <b>", "14.3 %2  one();"]
     assert "optimized, baseline" in page.text("#function p")
 
 
