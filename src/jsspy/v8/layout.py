@@ -210,9 +210,8 @@ class StringLayout:
 class LegacyCodeLayout:
     """Relocation info, safepoints and translations: see `jsspy.v8.legacy`."""
 
-    relocation_info: int | None
-    """Offset in Code of the ByteArray; None where it holds no positions."""
-    relocation_encoding: RelocationEncoding
+    relocation_encoding: RelocationEncoding | None
+    """`CodeLayout.position_table` is relocation info; None: it is a source position table."""
     safepoint_table_offset: int
     """Offset in Code of the uint32 that says where, from the first instruction on, the table is."""
     safepoint_table_shift: int

@@ -1,9 +1,6 @@
 """`Layout` from a binary: its `v8dbg_*` symbols, the code of a few builtins, and rules.
 
-V8 is built with post-mortem metadata: global 4-byte constants, put into the binary by
-tools/gen-postmortem-metadata.py, that give offsets, instance types and frame types. Names carry a
-C++ type that changes between versions (`class_SharedFunctionInfo__script__Tagged_HeapObject_`), so
-a field is looked up by class and field alone. A constant that is 0 lies in .bss.
+Most comes from V8's own metadata, see `jsspy.v8.constants`.
 
 Where the Isolate keeps the words of exit frames is in no constant, but generated code uses them:
 `Builtins_JSEntry` saves c_entry_fp, sets js_entry_sp, and every fast C call stores its caller.
@@ -20,10 +17,12 @@ from collections import Counter
 from dataclasses import asdict, fields
 from typing import Any
 
-from jsspy.errors import FaultError, MalformedData, UnknownV8
+from jsspy.errors import MalformedData, UnknownV8
 from jsspy.model.units import FileAddress
 from jsspy.target import cache
 from jsspy.target.elf import ElfFile, Symbol
+from jsspy.v8 import legacy_metadata
+from jsspy.v8.constants import Constants
 from jsspy.v8.layout import (
     CodeKind,
     CodeLayout,
@@ -36,23 +35,13 @@ from jsspy.v8.layout import (
     StringLayout,
     TypeLayout,
 )
-from jsspy.v8.layouts import Version, find_value, load_rules
 
-_SCHEMA = 4
+_SCHEMA = 5
 """Raise it whenever a Layout of the same binary could come out differently than before."""
 
 _ISOLATE_TLS = "_ZN2v88internal18g_current_isolate_E"
 _ISOLATE_KEY = "_ZN2v88internal7Isolate12isolate_key_E"
 _BYTECODE_SIZES = "_ZN2v88internal11interpreter9Bytecodes14kBytecodeSizesE"
-_VERSION = "_ZN2v88internal7Version6{}_E"
-
-_SYMBOLS = re.compile(
-    rb"v8dbg_\w+|_ZN2v88internal7Version6(?:major|minor|build|patch)_E"
-    rb"|_ZN2v88internal18g_current_isolate_E|_ZN2v88internal7Isolate12isolate_key_E"
-    rb"|_ZN2v88internal11interpreter9Bytecodes14kBytecodeSizesE"
-    rb"|_ZZN2v88internal29TranslationOpcodeOperandCountE\w+6counts"
-    rb"|v8_Default_embedded_blob_\w*|Builtins_JSEntry"
-)
 
 _JS_ENTRY_SIZE = 0x120
 """Enough of JSEntry: the last instruction that is looked for is within 0xa0 bytes."""
@@ -75,6 +64,9 @@ _TYPE_CLASSES = {
     "oddball": "Oddball",
 }
 """Fields of `TypeLayout` -> V8's classes; without one of these nothing can be named."""
+
+_LATER_TYPES = frozenset({"scope_info", "bytecode_array"})
+"""Not there, or not told, in V8 before 6.8."""
 
 _OPTIONAL_TYPE_CLASSES = {
     "instruction_stream": "InstructionStream",
@@ -136,13 +128,16 @@ def derive_layout(elf: ElfFile) -> Layout:
     Raises:
         UnknownV8: As `load_layout`.
     """
-    metadata = _Metadata(elf)
+    metadata = Constants(elf)
     symbols = metadata.symbols
     sizes = symbols.get(_BYTECODE_SIZES)
     tls = symbols.get(_ISOLATE_TLS)
     key = symbols.get(_ISOLATE_KEY)
     blob = _find_blob(elf, symbols)
-    isolate, frame = _derive_isolate_and_frame(metadata, blob)
+    if "Builtins_JSEntry" not in symbols and legacy_metadata.has_address_table(metadata):
+        isolate, frame = legacy_metadata.derive_isolate_and_frame(metadata)
+    else:
+        isolate, frame = _derive_isolate_and_frame(metadata, blob)
     if tls is None and key is None:
         metadata.missing.append(_ISOLATE_TLS)
     layout = Layout(
@@ -161,77 +156,6 @@ def derive_layout(elf: ElfFile) -> Layout:
     if metadata.missing:
         raise UnknownV8(layout.version_text(), tuple(metadata.missing))
     return layout
-
-
-class _Metadata:
-    """The constants of a binary, with an account of what they lacked."""
-
-    def __init__(self, elf: ElfFile) -> None:
-        self.elf = elf
-        self.symbols = elf.find_symbols(_SYMBOLS)
-        self.constants: dict[str, int] = {}
-        """Name without `v8dbg_` -> value."""
-        self.fields: dict[str, int] = {}
-        """`Class.field` -> offset."""
-        self.types: dict[str, int] = {}
-        """Class -> its first instance type."""
-        self.missing: list[str] = []
-        self.derived: list[str] = []
-        for name, symbol in self.symbols.items():
-            if name.startswith("v8dbg_"):
-                self._add(name[6:], self._read_int(symbol))
-        self.version = self._read_version()
-        self._rules = load_rules()
-
-    def _add(self, name: str, value: int) -> None:
-        self.constants[name] = value
-        parts = name.split("__")
-        if name.startswith("class_") and len(parts) > 1:
-            field = f"{parts[0][6:]}.{parts[1]}"
-            self.fields[field] = value
-            # V8 7.9 names some fields so.
-            self.fields.setdefault(field.removesuffix("_offset"), value)
-        elif name.startswith("type_"):
-            class_name = parts[0][5:]
-            self.types[class_name] = min(value, self.types.get(class_name, value))
-
-    def _read_int(self, symbol: Symbol) -> int:
-        try:
-            return int.from_bytes(self.elf.read(symbol.address, 4), "little", signed=True)
-        except FaultError as error:
-            raise MalformedData(self.elf.name, f"{symbol.name} lies outside of it") from error
-
-    def _read_version(self) -> Version:
-        numbers = []
-        for part in ("major", "minor", "build", "patch"):
-            symbol = self.symbols.get(_VERSION.format(part))
-            if symbol is None:
-                raise UnknownV8("?", (_VERSION.format(part),))
-            numbers.append(self._read_int(symbol))
-        major, minor, build, patch = numbers
-        return (major, minor, build, patch)
-
-    def rule(self, field: str) -> int | str | None:
-        """Return what the rules say of a field, and note that it was derived."""
-        value = find_value(self._rules, field, self.version)
-        if value is not None:
-            self.derived.append(field)
-        return value
-
-    def optional(self, field: str, value: int | None) -> int | None:
-        """Return a value of the metadata, or failing that, of the rules."""
-        if value is not None:
-            return value
-        ruled = self.rule(field)
-        return ruled if isinstance(ruled, int) else None
-
-    def need(self, field: str, value: int | None = None) -> int:
-        """Return what `optional` does, and note a field that is in neither as missing."""
-        found = self.optional(field, value)
-        if found is None:
-            self.missing.append(field)
-            return 0
-        return found
 
 
 def _find_blob(elf: ElfFile, symbols: dict[str, Symbol]) -> tuple[int, int] | None:
@@ -256,7 +180,7 @@ def _find_blob(elf: ElfFile, symbols: dict[str, Symbol]) -> tuple[int, int] | No
 
 
 def _derive_isolate_and_frame(
-    metadata: _Metadata, blob: tuple[int, int] | None
+    metadata: Constants, blob: tuple[int, int] | None
 ) -> tuple[IsolateLayout, FrameLayout]:
     """Read where exit frames are linked from the code of JSEntry and of fast C calls.
 
@@ -353,10 +277,14 @@ def _find_fast_caller(code: bytes, bias: int) -> tuple[int | None, int | None]:
     return _displacement(short_fp or long_fp) + bias, _displacement(short_pc or long_pc) + bias
 
 
-def _derive_types(metadata: _Metadata) -> TypeLayout:
+def _derive_types(metadata: Constants) -> TypeLayout:
     types = metadata.types
+    # Where functions have their positions, no names are looked for in what may have no type.
+    is_optional = legacy_metadata.has_positions_in_functions(metadata)
     needed = {
-        field: metadata.need(f"type_{name}", types.get(name))
+        field: types.get(name, -1)
+        if is_optional and field in _LATER_TYPES
+        else metadata.need(f"type_{name}", types.get(name))
         for field, name in _TYPE_CLASSES.items()
     }
     others = {field: types.get(name, -1) for field, name in _OPTIONAL_TYPE_CLASSES.items()}
@@ -372,7 +300,9 @@ def _derive_types(metadata: _Metadata) -> TypeLayout:
     )
 
 
-def _derive_objects(metadata: _Metadata) -> ObjectLayout:
+def _derive_objects(metadata: Constants) -> ObjectLayout:
+    if legacy_metadata.has_positions_in_functions(metadata):
+        return legacy_metadata.derive_objects(metadata)
     known = metadata.fields.get
     need = metadata.need
 
@@ -436,20 +366,21 @@ def _derive_objects(metadata: _Metadata) -> ObjectLayout:
     )
 
 
-def _derive_strings(metadata: _Metadata) -> StringLayout:
+def _derive_strings(metadata: Constants) -> StringLayout:
     known = metadata.fields.get
 
-    def constant(name: str) -> int:
-        return metadata.need(name, metadata.constants.get(name))
+    def constant(name: str, other: str = "") -> int:
+        return metadata.need(name, metadata.constants.get(name, metadata.constants.get(other)))
 
-    def field(name: str) -> int:
-        return metadata.need(name, known(name))
+    def field(name: str, other: str = "") -> int:
+        return metadata.need(name, known(name, known(other)))
 
     resource = field("ExternalString.resource")
     return StringLayout(
         representation_mask=constant("StringRepresentationMask"),
         encoding_mask=constant("StringEncodingMask"),
-        one_byte_tag=constant("OneByteStringTag"),
+        # "Ascii" before V8 3.29.
+        one_byte_tag=constant("OneByteStringTag", "AsciiStringTag"),
         seq=constant("SeqStringTag"),
         cons=constant("ConsStringTag"),
         external=constant("ExternalStringTag"),
@@ -457,8 +388,8 @@ def _derive_strings(metadata: _Metadata) -> StringLayout:
         thin=metadata.constants.get("ThinStringTag"),
         uncached_external_bit=metadata.need("strings.uncached_external_bit"),
         length=field("String.length"),
-        length_is_smi=False,
-        chars=field("SeqOneByteString.chars"),
+        length_is_smi="class_String__length__SMI" in metadata.constants,
+        chars=field("SeqOneByteString.chars", "SeqAsciiString.chars"),
         cons_first=field("ConsString.first"),
         cons_second=field("ConsString.second"),
         sliced_parent=field("SlicedString.parent"),
@@ -469,7 +400,9 @@ def _derive_strings(metadata: _Metadata) -> StringLayout:
     )
 
 
-def _derive_code(metadata: _Metadata, sizes: bytes) -> CodeLayout:
+def _derive_code(metadata: Constants, sizes: bytes) -> CodeLayout:
+    if metadata.rule("code.translation_opcodes") is not None:
+        return legacy_metadata.derive_code(metadata, sizes)
     known = metadata.fields.get
     constant = metadata.constants.get
     need = metadata.need
@@ -544,7 +477,7 @@ def _derive_code(metadata: _Metadata, sizes: bytes) -> CodeLayout:
     )
 
 
-def _derive_kinds(metadata: _Metadata) -> dict[int, CodeKind]:
+def _derive_kinds(metadata: Constants) -> dict[int, CodeKind]:
     """Return the code kinds that have frames of their own.
 
     Baseline is followed by two kinds of optimized code: Turboprop (V8 9) or Maglev, and TurboFan.
@@ -573,7 +506,7 @@ def _read_sizes(elf: ElfFile, symbol: Symbol) -> bytes:
     return data if len(data) % _OPERAND_SCALES == 0 else b""
 
 
-def _read_operand_counts(metadata: _Metadata) -> tuple[int, ...]:
+def _read_operand_counts(metadata: Constants) -> tuple[int, ...]:
     for name, symbol in metadata.symbols.items():
         if name.endswith("6counts"):
             count = min(symbol.size, _TABLE_LIMIT) // _SIZE_OF_INT
@@ -589,6 +522,9 @@ def encode_layout(layout: Layout) -> bytes:
     values["code"]["position_encoding"] = layout.code.position_encoding.name
     values["code"]["kinds"] = {kind: value.name for kind, value in layout.code.kinds.items()}
     values["code"]["bytecode_sizes"] = layout.code.bytecode_sizes.hex()
+    legacy = layout.code.legacy
+    if legacy is not None and legacy.relocation_encoding is not None:
+        values["code"]["legacy"]["relocation_encoding"] = legacy.relocation_encoding.name
     return json.dumps(values, separators=(",", ":")).encode()
 
 
@@ -607,6 +543,9 @@ def decode_layout(data: bytes) -> Layout:
         code["kinds"] = {int(kind): CodeKind[name] for kind, name in code["kinds"].items()}
         code["bytecode_sizes"] = bytes.fromhex(code["bytecode_sizes"])
         code["translation_operand_counts"] = tuple(code["translation_operand_counts"])
+        legacy = code["legacy"]
+        if legacy is not None:
+            code["legacy"] = legacy_metadata.decode_code(legacy)
         types = values["types"]
         types["uncompiled_data"] = tuple(types["uncompiled_data"])
         major, minor, build, patch = values["v8_version"]
