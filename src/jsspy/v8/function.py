@@ -19,6 +19,10 @@ Of a function all of the second line but the saved variable is there, so the tai
 its structure: String or 0, Smi, object or 0, Smi, Smi with start <= end. Scripts, modules and
 evals have positions and no names. Source: src/objects/scope-info.tq at 9.4.146 and 13.6.233;
 src/objects/scope-info.cc at 11.3.244, ScopeInfo::Create ("always reserve space for the name").
+
+Before V8 6.9 positions, and before 6.6 names too, are in the SharedFunctionInfo itself. In between
+a ScopeInfo also names parameters and locals on the stack, and has room for the function's name only
+where it has one; the positions are known then, and tell where the tail is.
 """
 
 from __future__ import annotations
@@ -60,13 +64,18 @@ _DEBUG_INFO_SIZE = 64
 _DATA_SIZE = 40
 """Bytes read of what a function's data slot points to: four fields."""
 
+_NATIVE = 0
+"""Smi: Script::TYPE_NATIVE in src/objects.h, at 3.14.5 and 6.8.275."""
+
 _NO_WORD = 3
 """Stands for a word that cannot be read: neither Smi nor reference."""
 
 _LINE_END = re.compile(rb"\r\n|[\n\r]")
+_NEWLINE = re.compile(rb"\n")
 _CLASS_LF, _CLASS_CR, _CLASS_SEPARATOR = 1, 2, 4
 _WIDE_LINE_END = re.compile(rb"\x02\x01|[\x01\x02\x04]")
 """In text whose characters were replaced by the classes above; 0 is everything else."""
+_WIDE_NEWLINE = re.compile(rb"\x01")
 
 
 def _byte_table(classes: dict[int, int]) -> bytes:
@@ -80,7 +89,7 @@ _HIGH_CLASSES = _byte_table({0x00: _CLASS_LF | _CLASS_CR, 0x20: _CLASS_SEPARATOR
 """Low and high byte of U+000A, U+000D, U+2028 and U+2029: both tables agree only on these."""
 
 
-def find_line_ends(data: bytes, one_byte: bool) -> array[int]:
+def find_line_ends(data: bytes, one_byte: bool, *, only_newline: bool = False) -> array[int]:
     r"""Return where the lines of a text end, the end of the text last.
 
     Terminators are \n, \r, \r\n (its \n counts), U+2028 and U+2029. Source: V8's
@@ -89,18 +98,20 @@ def find_line_ends(data: bytes, one_byte: bool) -> array[int]:
     Args:
         data: Latin-1 or UTF-16 (little-endian) characters, as V8 stores them.
         one_byte: Which of the two.
+        only_newline: No other terminator ends a line (V8 3: src/objects.cc at 3.28.71).
 
     Returns:
         Positions in characters (UTF-16 code units), ascending.
     """
     if one_byte:
-        matches = _LINE_END.finditer(data)
+        matches = (_NEWLINE if only_newline else _LINE_END).finditer(data)
         size = len(data)
     else:
         low = int.from_bytes(data[::2].translate(_LOW_CLASSES), "little")
         high = int.from_bytes(data[1::2].translate(_HIGH_CLASSES), "little")
         size = len(data) // 2
-        matches = _WIDE_LINE_END.finditer((low & high).to_bytes(size, "little"))
+        classes = (low & high).to_bytes(size, "little")
+        matches = (_WIDE_NEWLINE if only_newline else _WIDE_LINE_END).finditer(classes)
     ends = array("I", [match.end() - 1 for match in matches])
     ends.append(size)
     return ends
@@ -118,6 +129,7 @@ class Script:
         "id",
         "id_range",
         "id_word",
+        "is_native",
         "line_offset",
         "name",
         "source_url",
@@ -150,6 +162,9 @@ class Script:
         source_url = objects.script_source_url
         self.source_url = "" if source_url is None else _read_text(heap, _word(words, source_url))
         """What a `//# sourceURL=` comment says, else ""."""
+        kind = objects.script_type
+        self.is_native = kind is not None and _word(words, kind) == _NATIVE
+        """V8's own JavaScript, which it had builtins in before V8 7."""
 
     @property
     def url(self) -> str:
@@ -209,7 +224,8 @@ class Script:
                 known = _decode_line_ends(heap.read_fixed_array(word, MAX_LINE_ENDS))
                 if known is not None:
                     return known
-            return find_line_ends(*self._read_source())
+            only_newline = heap.layout.objects.only_newline_ends_line
+            return find_line_ends(*self._read_source(), only_newline=only_newline)
         except (FaultError, MalformedData):
             return None
 
@@ -286,12 +302,18 @@ class FunctionReader:
             objects.sfi_untrusted_function_data or 0,
             objects.sfi_name_or_scope_info,
             objects.sfi_script,
+            objects.sfi_inferred_name or 0,
+            objects.sfi_start or 0,
         )
         self._size = max(slots) + 8
         self._script_size = script_size(heap)
         self._functions: dict[int, _Cached] = {}
         self._scripts: dict[int, Script] = {}
         self._fresh: set[int] = set()
+
+    def scripts(self) -> list[Script]:
+        """Return the scripts of the functions that were read of late."""
+        return list(self._scripts.values())
 
     def validate_many(self, sfis: Iterable[int]) -> None:
         """Check what is remembered of these functions; forget what has changed.
@@ -355,7 +377,9 @@ class FunctionReader:
         script = self._find_script(script_word, script_words)
         bytecode_array = self._find_bytecode_array(data_word, data_words)
         name, start, end = "", -1, -1
-        if self._type_of(name_or_scope, scope_words) == types.scope_info:
+        if objects.sfi_start is not None:
+            name, start, end = self._decode_positions(words, objects.sfi_start)
+        elif self._type_of(name_or_scope, scope_words) == types.scope_info:
             name, start, end = self._read_scope(name_or_scope, scope_words)
         else:
             name = _read_text(heap, name_or_scope)
@@ -366,7 +390,14 @@ class FunctionReader:
                 inferred, start, end = self._decode_uncompiled(data_words)
                 name = name or inferred
         code = objects.sfi_untrusted_function_data or objects.sfi_function_data
-        builtin = script is None and is_smi(_word(words, code))
+        builtin = script is None and (
+            is_smi(_word(words, code))
+            # Before V8 6.8 only the builtins that V8 treats specially have numbers.
+            or (
+                objects.sfi_start is not None
+                and self._type_of(data_word, data_words) == types.oddball
+            )
+        )
         info = SharedFunctionInfo(sfi, name, script, start, end, bytecode_array, builtin)
         if len(self._functions) >= MAX_FUNCTIONS:
             self._functions.clear()
@@ -493,6 +524,56 @@ class FunctionReader:
             return self._decode_names(slots) or "", start, end
         return self._decode_tail(slots)
 
+    def _decode_positions(self, words: bytes, at: int) -> tuple[str, int, int]:
+        """Return name, start and end of a function that has its positions itself.
+
+        Source: src/objects.h at 3.14.5 and 6.2.414, src/objects/shared-function-info.h at 6.8.275.
+        """
+        heap, objects = self.heap, self.heap.layout.objects
+        start = _int32(words, at) >> objects.sfi_start_shift
+        end = _int32(words, objects.sfi_end) >> objects.sfi_end_shift
+        name_or_scope = _word(words, objects.sfi_name_or_scope_info)
+        if self._type_of(name_or_scope, None) == heap.layout.types.scope_info:
+            name = self._read_scope_name(name_or_scope, start, end)
+        else:
+            name = _read_text(heap, name_or_scope)
+        if not name and objects.sfi_inferred_name is not None:
+            name = _read_text(heap, _word(words, objects.sfi_inferred_name))
+        return name, start, end
+
+    def _read_scope_name(self, scope: int, start: int, end: int) -> str:
+        """Return the function's name, or the inferred one, from a ScopeInfo of V8 6.6 to 6.8.
+
+        Before the tail stand the names of parameters, the first stack slot, the names of locals on
+        the stack, and names and infos of locals in the context. Source: src/objects/scope-info.cc
+        at 6.8.275, ScopeInfo::Create.
+        """
+        heap, objects = self.heap, self.heap.layout.objects
+        parameters, locals_ = (
+            objects.scope_info_parameter_count,
+            objects.scope_info_stack_local_count,
+        )
+        first = objects.scope_info_first_slot
+        if parameters is None or locals_ is None:
+            raise MalformedData(f"ScopeInfo at {scope:#x}", "its structure is not known")
+        words = heap.read_words(scope, first, objects.scope_info_first_vars)
+        counts = [
+            smi_value(words[index])
+            for index in (parameters, locals_, objects.scope_info_context_local_count)
+        ]
+        if not all(0 <= count <= MAX_LOCALS for count in counts):
+            raise MalformedData(f"ScopeInfo at {scope:#x}", f"{counts} variables")
+        names = counts[0] + 1 + counts[1] + 2 * counts[2]
+        slots = self._read_tail(scope - 1 + first + 8 * (objects.scope_info_first_vars + names))
+        # A slot for the receiver, name and slot of the function, inferred name, start, end: the
+        # first and the next two may be absent.
+        for at in range(1, 5):
+            if [slots[at], slots[at + 1]] == [start << 32, end << 32]:
+                has_name = at >= 3 and is_smi(slots[at - 2])
+                name = _read_text(heap, slots[at - 3]) if has_name else ""
+                return name or _read_text(heap, slots[at - 1])
+        raise MalformedData(f"ScopeInfo at {scope:#x}", "its tail is not known")
+
     def _read_tail(self, address: int) -> list[int]:
         """Return what follows the variables of a ScopeInfo; 3, no valid word, beyond the end."""
         data = self.heap.memory.read_many(
@@ -550,6 +631,10 @@ def _word(data: bytes, offset: int) -> int:
     if offset + 8 > len(data):
         raise MalformedData("object", "it ends before its fields do")
     return int.from_bytes(data[offset : offset + 8], "little")
+
+
+def _int32(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 4], "little", signed=True)
 
 
 def _read_text(heap: Heap, word: int, limit: int = MAX_NAME) -> str:
