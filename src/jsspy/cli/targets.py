@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -153,7 +152,9 @@ def iter_node_processes() -> Iterator[NodeProcess]:
     """
     verdicts: dict[tuple[int, int], bool] = {}
     own = os.getpid()
-    for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
+    with os.scandir("/proc") as entries:
+        pids = sorted(int(entry.name) for entry in entries if entry.name.isdecimal())
+    for pid in pids:
         if pid != own:
             process = _look_at(pid, verdicts)
             if process is not None:
@@ -216,5 +217,6 @@ def _has_v8(path: str) -> bool:
 
 
 def _read_command(pid: int) -> str:
-    data = Path(f"/proc/{pid}/cmdline").read_bytes()[: 1 << 16]
+    with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123 - once per process, as above
+        data = file.read(1 << 16)
     return data.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")

@@ -26,7 +26,7 @@ from typing import ClassVar, Final, Self
 
 from jsspy.engines.base import Availability, EngineStats
 from jsspy.errors import PermissionDenied, ProcessExited
-from jsspy.linux import caps, procfs, ptrace, vm
+from jsspy.linux import procfs, ptrace, vm
 from jsspy.model.capture import CapturePlan, Registers, StackSnapshot, ThreadPlan
 from jsspy.model.profile import PauseStats
 from jsspy.model.sample import LossReason, RawSample, ThreadState
@@ -340,6 +340,8 @@ class PtraceEngine:
         except PermissionDenied:
             status = status._replace(tracer=-1)
         if status.tracer:
+            from jsspy.linux import caps
+
             reason, hint = caps.explain_ptrace_denied(target.pid)
             return Availability(available=False, reason=reason, hint=hint)
         return Availability(available=True)

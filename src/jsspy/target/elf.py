@@ -25,11 +25,13 @@ import os
 import re
 import stat
 import struct
+
+# What hashlib gives out as blake2b, without the 3 ms that it takes to load OpenSSL.
+from _blake2 import blake2b
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from itertools import compress
 from typing import NamedTuple, Self
 

@@ -21,7 +21,6 @@ from jsspy.errors import (
     ProcessNotFound,
     UnsupportedTarget,
 )
-from jsspy.linux import caps
 from jsspy.linux.procfs import ProcessFiles, decode_status
 from jsspy.model.units import Pid, Tid
 from jsspy.target.elf import ElfFile
@@ -80,6 +79,8 @@ class Target:
         try:
             files = ProcessFiles(pid)
         except ProcessExited as err:
+            from jsspy.linux import caps
+
             hint = caps.hint_hidden_processes()
             raise ProcessNotFound(f"there is no process {pid}", hint=hint) from err
         try:
@@ -87,6 +88,8 @@ class Target:
             return cls(Pid(pid), files)
         except PermissionDenied as err:
             files.close()
+            from jsspy.linux import caps
+
             raise caps.permission_denied(pid) from err
         except BaseException:
             files.close()

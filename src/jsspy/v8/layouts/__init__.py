@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib import resources
 from typing import NamedTuple
 
 Version = tuple[int, int, int, int]
@@ -31,6 +29,10 @@ def parse_version(text: str) -> Version:
 
 def load_rules() -> list[Rule]:
     """Return the rules of all files in this directory, in the order of file name and line."""
+    # Only for a binary that is met for the first time: they take 5 ms to load.
+    import tomllib
+    from importlib import resources
+
     rules = []
     files = (file for file in resources.files(__name__).iterdir() if file.name.endswith(".toml"))
     for file in sorted(files, key=lambda file: file.name):
