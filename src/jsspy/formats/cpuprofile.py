@@ -56,7 +56,7 @@ class CpuProfile:
     def key(self, frame: Frame) -> Frame | None:
         """Return the function that a node stands for; None if the frame has no node."""
         if frame.kind in {FrameKind.JS, FrameKind.WASM}:
-            return function_of(frame)._replace(inlined=False)
+            return function_of(frame)
         return None
 
     def _parts(self, profile: Profile) -> Iterator[str]:
@@ -169,7 +169,7 @@ class CpuProfileNative(CpuProfile):
         """Return the function that a node stands for; None if the frame has no node."""
         if frame.kind in VM_KINDS or frame == NO_STACK:
             return None
-        return function_of(frame)._replace(inlined=False)
+        return function_of(frame)
 
 
 def _leaf(profile: Profile, sample: int, node: int) -> int:

@@ -121,7 +121,7 @@ class _Tables:
         self._places = _Column()
         functions = _Column()
         rows = [
-            (functions.index(function_of(frame)._replace(inlined=False)), frame)
+            (functions.index(function_of(frame)), frame)
             for frame in tree.keys
         ]
         self._functions = _table(

@@ -44,6 +44,7 @@ _SOURCE_LINE = 240
 """Characters kept of a source line: what a panel can show; minified files have huge lines."""
 
 _TIERS: dict[Tier | None, int] = {None: 0} | {tier: i for i, tier in enumerate(Tier, start=1)}
+_INLINED = len(_TIERS)
 _VM_STATES = {state: index for index, state in enumerate(VmState)}
 
 GROUPS = (
@@ -140,7 +141,7 @@ def _pack(profile: Profile) -> bytes:
     head = {
         "columns": [(name, count, planes) for name, count, planes, _ in packed],
         "strings": list(strings.index),
-        "tiers": ["", *(tier.name.lower() for tier in Tier)],
+        "tiers": ["", *(tier.name.lower() for tier in Tier), "inlined"],
         "vmStates": [state.value for state in VmState],
         "threads": [
             (thread.pid, thread.tid, names.clean(thread.name), names.clean(thread.process_name))
@@ -161,7 +162,8 @@ def _frame_columns(frames: Sequence[Frame], strings: _Strings) -> Iterator[_Colu
     for frame in frames:
         function = functions.setdefault(names.function_of(frame), len(functions))
         at = frame.original or frame.location
-        rows.append((function, (at and at.line) or 0, _TIERS[frame.tier]))
+        tier = _INLINED if frame.inlined else _TIERS[frame.tier]
+        rows.append((function, (at and at.line) or 0, tier))
     table: list[tuple[int, ...]] = []
     for function_frame in functions:
         place = names.place_of(function_frame)
@@ -174,10 +176,9 @@ def _frame_columns(frames: Sequence[Frame], strings: _Strings) -> Iterator[_Colu
                 ),
                 (place and place.line) or 0,
                 (place and place.column) or 0,
-                int(function_frame.inlined),
             )
         )
-    yield from _columns("fn", ("name", "group", "file", "line", "column", "inlined"), table)
+    yield from _columns("fn", ("name", "group", "file", "line", "column"), table)
     yield from _columns("frame", ("fn", "line", "tier"), rows)
 
 

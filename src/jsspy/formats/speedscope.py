@@ -47,7 +47,7 @@ class Speedscope:
 
 
 def _key(frame: Frame) -> Frame | None:
-    return None if frame.kind in VM_KINDS else function_of(frame)._replace(inlined=False)
+    return None if frame.kind in VM_KINDS else function_of(frame)
 
 
 def _parts(profile: Profile) -> Iterator[str]:

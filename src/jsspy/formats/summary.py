@@ -143,7 +143,6 @@ def _json(profile: Profile) -> Iterator[str]:
                 "place": display_place(share.function),
                 "origin": origin_of(share.function).value,
                 "package": package_of(share.function),
-                "inlined": share.function.inlined,
                 "self": share.own,
                 "total": share.total,
             }
@@ -240,4 +239,4 @@ def _text(text: str) -> str:
 
 
 def _name(function: Frame) -> str:
-    return _text(function_name(function)) + (" (inlined)" if function.inlined else "")
+    return _text(function_name(function))

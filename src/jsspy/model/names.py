@@ -110,15 +110,15 @@ def place_of(frame: Frame) -> Location | None:
 def function_of(frame: Frame) -> Frame:
     """Reduce a frame to the function that it runs: the identity of a row in a call tree.
 
-    That is name, kind, url, position of the definition, module and inlined; after source mapping
-    the original name and file as well. Not the executing line, tier or address.
+    That is name, kind, url, position of the definition and module; after source mapping the
+    original name and file as well. Not the executing line, tier or address, nor whether it was
+    inlined: the optimizer's choice changes from one minute to the next, the function does not.
     """
     return Frame(
         name=frame.name,
         kind=frame.kind,
         location=None if frame.definition or not frame.location else Location(frame.location.url),
         definition=frame.definition,
-        inlined=frame.inlined,
         module=frame.module,
         original=frame.original and Location(frame.original.url),
         original_name=frame.original_name,

@@ -588,10 +588,6 @@ class Graph {
       const whole = f < 0 ? rootName : name(f);
       const label = fit(whole, room);
       if (!label) continue;
-      if (f >= 0 && col.fn_inlined[f]) {     // inlined: a dotted line at the foot
-        c.fillStyle = faded ? fill[style] : soft[style];
-        for (let px = l + 4; px < r - 5; px += 4) c.fillRect(px, middle + 6, 2, 1);
-      }
       const odd = f >= 0 && wide[f];
       if (odd) { c.save(); c.beginPath(); c.rect(l, middle - 9, r - l - 1, ROW); c.clip(); }
       c.fillStyle = faded ? dimText[style] : text[style];
@@ -853,7 +849,7 @@ function redraw() { for (const graph of graphs) graph.schedule(); }
 const command = meta.command || 'all';
 const rootName = meta.command ? `all: ${meta.command}` : 'all';
 
-const groupOf = fn => fn < 0 ? '' : GROUPS[fnGroup[fn]][0] + (col.fn_inlined[fn] ? ', inlined' : '');
+const groupOf = fn => fn < 0 ? '' : GROUPS[fnGroup[fn]][0];
 
 function tiersOf(accept) {
   const weights = new Float64Array(head.tiers.length);

@@ -124,10 +124,13 @@ def test_a_function_is_one_whatever_line_and_tier_it_runs() -> None:
         (js("a", 7, inlined=True),),
     )
     head, columns = unpack(write(profile))
-    assert columns["frame_fn"] == [0, 0, 1]
-    assert columns["fn_inlined"] == [0, 1]
+    assert columns["frame_fn"] == [0, 0, 0]
     assert columns["frame_line"] == [1, 7, 7]
-    assert [head["tiers"][t] for t in columns["frame_tier"]] == ["interpreted", "optimized", ""]
+    assert [head["tiers"][t] for t in columns["frame_tier"]] == [
+        "interpreted",
+        "optimized",
+        "inlined",
+    ]
     assert (columns["fn_line"][0], columns["fn_column"][0]) == (1, 2)
 
 
