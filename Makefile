@@ -19,7 +19,8 @@ example: $(VENV)/installed ## profile the bundled example application and say wh
 	@sh examples/run.sh $(BIN)/jsspy
 
 test: check nodes consumers-installed browser-installed ## all tests, on every node version
-	$(BIN)/pytest -q -n $(JOBS) --dist worksteal
+	$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not quiet"
+	$(BIN)/pytest -q -m quiet
 
 check: $(VENV)/developing ## format, lint, types, import contracts, unit tests: no privileges
 	$(BIN)/ruff format --check .

@@ -46,6 +46,7 @@ def record(pid: int, path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
 def test_self_time_agrees_with_v8(version: str, tmp_path: Path) -> None:
     before, ours, after = tmp_path / "a.cpuprofile", tmp_path / "b.jsspy", tmp_path / "c.cpuprofile"
