@@ -7,6 +7,7 @@ ptrace_attach; security/commoncap.c, cap_ptrace_access_check; security/yama/yama
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from collections.abc import Mapping
@@ -351,3 +352,91 @@ def _read_int(path: str) -> int | None:
         return int(_read_text(path))
     except ValueError:
         return None
+
+
+def explain_bpf_refused(code: int, message: str) -> tuple[str, str | None]:
+    """Say why bpf(2) was refused with errno `code`, and which command mends that."""
+    return decide_bpf_refused(read_facts(), code, message)
+
+
+def decide_bpf_refused(facts: Facts, code: int, message: str) -> tuple[str, str | None]:
+    """Say why bpf(2) was refused; see `explain_bpf_refused`.
+
+    Source: kernel/bpf/syscall.c, __sys_bpf and bpf_prog_load, at v6.12.
+    """
+    sudo = "sudo jsspy record ..."
+    if code == errno.ENOSYS:
+        return "this kernel has no bpf(2), or a sandbox hides it", None
+    if code in (errno.EPERM, errno.EACCES):
+        has_bpf = facts.has(Capability.BPF) or facts.has(Capability.SYS_ADMIN)
+        has_perfmon = facts.has(Capability.PERFMON) or facts.has(Capability.SYS_ADMIN)
+        if facts.in_user_namespace:
+            return (
+                "in a user namespace capabilities do not count for bpf(2)",
+                "run jsspy outside of the user namespace (on the host, as root)",
+            )
+        if not (has_bpf and has_perfmon):
+            lacking = " and ".join(
+                name
+                for name, has in (("CAP_BPF", has_bpf), ("CAP_PERFMON", has_perfmon))
+                if not has
+            )
+            if facts.container:
+                program = "podman" if facts.container == "podman" else "docker"
+                added = "--cap-add BPF --cap-add PERFMON --cap-add SYS_PTRACE"
+                return f"this container lacks {lacking}", f"{program} run {added} ..."
+            disabled = facts.unprivileged_bpf_disabled
+            setting = f" (kernel.unprivileged_bpf_disabled is {disabled})" if disabled else ""
+            return f"we lack {lacking}{setting}", sudo
+        if facts.lockdown == "confidentiality":
+            return (
+                "kernel lockdown is set to confidentiality: BPF programs may not read memory",
+                "boot without lockdown=confidentiality",
+            )
+        if facts.seccomp == 2:
+            return "a seccomp filter on us forbids bpf(2)", None
+    if code == errno.EINVAL:
+        return f"this kernel is too old: Linux 5.15 is needed ({message})", None
+    return message, None
+
+
+def explain_perf_refused(code: int, message: str, *, kernel: bool) -> tuple[str, str | None]:
+    """Say why perf_event_open(2) was refused with errno `code`, and which command mends that.
+
+    Args:
+        code: errno.
+        message: What to say if nothing better is known.
+        kernel: The event was to see the kernel, too.
+    """
+    return decide_perf_refused(read_facts(), code, message, kernel=kernel)
+
+
+def decide_perf_refused(
+    facts: Facts, code: int, message: str, *, kernel: bool
+) -> tuple[str, str | None]:
+    """Say why perf_event_open(2) was refused; see `explain_perf_refused`.
+
+    Source: kernel/events/core.c, sys_perf_event_open, at v6.12.
+    """
+    if code == errno.ENOSYS:
+        return "this kernel has no perf events, or a sandbox hides them", None
+    if code in (errno.EPERM, errno.EACCES):
+        paranoid = facts.perf_event_paranoid
+        if facts.has(Capability.PERFMON) or facts.has(Capability.SYS_ADMIN):
+            if facts.seccomp == 2:
+                program = "podman" if facts.container == "podman" else "docker"
+                hint = f"{program} run --security-opt seccomp=unconfined ..."
+                return "a seccomp filter on us forbids perf_event_open(2)", (
+                    hint if facts.container else None
+                )
+            return "the process may not be looked at", "sudo jsspy record ..."
+        allowed = 1 if kernel else 2
+        if paranoid is not None and paranoid > allowed:
+            return (
+                f"kernel.perf_event_paranoid is {paranoid} and we lack CAP_PERFMON",
+                f"sudo sysctl kernel.perf_event_paranoid={allowed}",
+            )
+        if facts.seccomp == 2:
+            return "a seccomp filter on us forbids perf_event_open(2)", None
+        return "the process belongs to somebody else", "sudo jsspy record ..."
+    return message, None

@@ -41,6 +41,15 @@ pthread_sigmask = _libc.pthread_sigmask
 pthread_sigmask.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 pthread_sigmask.restype = ctypes.c_int
 
+syscall = _libc.syscall
+"""For system calls that have no function in the C library: number, then up to five arguments."""
+syscall.argtypes = (ctypes.c_long,) * 6
+syscall.restype = ctypes.c_long
+
+ioctl = _libc.ioctl
+ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong)
+ioctl.restype = ctypes.c_int
+
 get_errno = ctypes.get_errno
 
 

@@ -1,0 +1,382 @@
+/*
+ * Walk the stack of a sampled thread and copy what user space needs to name it.
+ *
+ * A perf event per thread runs `sample`, whose cookie says which entry of `threads` it is. It takes
+ * the user registers and the isolate's words, and hands over to `walk`, which follows frame
+ * pointers, STEPS frames per tail call, and emits one record (abi.h) into `ring`.
+ *
+ * No names and no policy: what is copied is data (struct plan). What the walk knows of stacks:
+ *
+ *   leaf   native code      copied raw, from rsp to the newest V8 frame
+ *          V8 frames        a row and slots each, from the exit frame or rbp to the entry frame
+ *   bridge native code      copied raw, from the entry frame to the exit frame it saved
+ *          V8 frames        ...
+ *   root   native code      copied raw, from the outermost entry frame to the end of the stack
+ *
+ * An exit frame that is pending (st->exit) is believed over the chain from rbp, which native code
+ * may use for data: what the chain gave before is dropped unless it crossed an entry frame that
+ * saved the very same exit (V8 before 9 leaves c_entry_fp set while nested JavaScript runs).
+ *
+ * Needs Linux 5.15: bpf_get_attach_cookie, bpf_task_pt_regs; tail calls, ring buffer 5.8.
+ * It must not be re-entered on a CPU: the kernel skips perf_event programs that would be.
+ */
+#include "abi.h"
+
+#define SEC(name) __attribute__((section(name), used))
+#define INLINE static __attribute__((always_inline)) inline
+
+#define STEPS 36 /* frames per tail call; at least 32 calls are allowed, `finish` is one */
+#define MIN_LEAF_BYTES 2048 /* of a leaf that is C called by V8 without an exit frame */
+#define ENTRY_BYTES 128 /* below the fp of an entry frame: its slots, with room to spare */
+
+struct pt_regs {
+	u64 words[21];
+};
+#define REG_RBP 4
+#define REG_RIP 16
+#define REG_CS 17
+#define REG_RSP 19
+
+/* Source: include/uapi/linux/bpf.h, at v6.12. */
+static void *(*map_lookup)(void *map, const void *key) = (void *)1;
+static u64 (*ktime_get_ns)(void) = (void *)5;
+static u32 (*get_smp_processor_id)(void) = (void *)8;
+static long (*tail_call)(void *context, void *map, u32 index) = (void *)12;
+static long (*get_stack)(void *context, void *to, u32 size, u64 flags) = (void *)67;
+static long (*probe_read_user)(void *to, u32 size, const void *from) = (void *)112;
+static long (*probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
+static long (*ringbuf_output)(void *ring, void *from, u64 size, u64 flags) = (void *)130;
+static void *(*get_current_task_btf)(void) = (void *)158;
+static u64 (*get_attach_cookie)(void *context) = (void *)174;
+static void *(*task_pt_regs)(void *task) = (void *)175;
+
+#define RING_NO_WAKEUP 1 /* user space polls */
+
+/* Maps: the loader creates them and puts their descriptors here. */
+extern u32 plans, threads, scratch, steps, ring, stats;
+
+/* Keep the compiler from forgetting that a bound was checked, or from checking something else. */
+#define OPAQUE(x) asm volatile("" : "+r"(x))
+
+INLINE void count(u32 index)
+{
+	u64 *value = map_lookup(&stats, &index);
+	if (value)
+		*value += 1;
+}
+
+/* What an object leads to; 0 if `word` is not a pointer to one. */
+INLINE u64 follow(struct plan *plan, u64 word)
+{
+	u64 found = 0;
+	if ((word & plan->tag_mask) != plan->tag)
+		return 0;
+	if (probe_read_user(&found, 8, (void *)(word - plan->tag + plan->follow_word)))
+		return 0;
+	return found;
+}
+
+INLINE u64 window_word(struct scratch *st, u32 index)
+{
+	u64 i = index;
+	if (i >= WINDOW_BYTES / 8)
+		return 0;
+	OPAQUE(i);
+	if (i >= WINDOW_BYTES / 8)
+		return 0;
+	return st->window[i];
+}
+
+/* Remember a stretch of raw stack; 0 if there is no room for it. */
+INLINE int add_piece(struct scratch *st, u64 first, u64 end)
+{
+	u64 i = st->header.pieces;
+	OPAQUE(i);
+	if (i >= MAX_PIECES)
+		return 0;
+	st->first[i] = first;
+	st->end[i] = end;
+	st->header.pieces = i + 1;
+	return 1;
+}
+
+/* Take one frame. Returns 1 when the walk is over. */
+INLINE int step(struct scratch *st, struct plan *plan, u64 stack_end)
+{
+	u64 fp = st->fp, pc = st->pc;
+	u64 n = st->header.frames;
+	OPAQUE(n);
+	if (n >= MAX_FRAMES) {
+		st->header.flags |= TOO_DEEP;
+		return 1;
+	}
+	int usable = fp > st->last && !(fp & 7) && fp < stack_end - 16;
+	if (st->exit && (!usable || fp >= st->exit)) {
+		if (!st->crossed)
+			n = 0;
+		if (fp != st->exit || !st->crossed)
+			pc = 0;
+		fp = st->exit;
+		st->exit = 0;
+		usable = 1;
+	}
+	if (!usable || probe_read_user(st->window, WINDOW_BYTES, (void *)(fp - WINDOW_BELOW))) {
+		st->header.frames = n;
+		if (!st->exit)
+			return 1;
+		st->fp = 0;
+		return 0;
+	}
+	u64 marker = window_word(st, plan->marker_word);
+	int is_entry = marker == plan->entry_markers[0] || marker == plan->entry_markers[1] ||
+		       marker == plan->entry_markers[2] || marker == plan->entry_markers[3];
+	u64 saved = 0;
+	if (is_entry) {
+#pragma unroll
+		for (int i = 0; i < 4; i++) {
+			u64 word = 0;
+			if (!plan->saved_slots[i] || saved)
+				continue;
+			if (probe_read_user(&word, 8, (void *)(fp + (long)plan->saved_slots[i])))
+				continue;
+			saved = word;
+		}
+		/* Below a pending exit frame this is native code with a look-alike. */
+		if (st->exit && saved != st->exit)
+			is_entry = 0;
+	}
+	u64 words[5];
+#pragma unroll
+	for (int i = 0; i < 5; i++)
+		words[i] = window_word(st, plan->words[i]);
+	u64 identity = words[0], detail;
+	if ((marker & plan->tag_mask) == plan->tag) {
+		identity = follow(plan, words[1]);
+		detail = words[3] & plan->detail_mask ? 0 : words[3];
+	} else {
+		identity = marker;
+		detail = follow(plan, words[4]);
+	}
+	OPAQUE(n);
+	if (n >= MAX_FRAMES)
+		return 1;
+	struct row *row = (struct row *)st->data + n;
+	row->pc = pc;
+	row->identity = identity;
+	row->detail = detail;
+	struct slots *slots = st->slots + n;
+	slots->fp = fp;
+#pragma unroll
+	for (int i = 0; i < 5; i++)
+		slots->words[i] = words[i];
+	st->header.frames = n + 1;
+	st->last = fp;
+	if (!is_entry) {
+		st->fp = st->window[WINDOW_BELOW / 8];
+		st->pc = st->window[WINDOW_BELOW / 8 + 1];
+		return 0;
+	}
+	if (!st->crossed && st->exit)
+		st->leaf_end = 0;
+	st->crossed = 1;
+	int is_outermost = saved <= fp || saved >= stack_end;
+	if (!add_piece(st, fp - ENTRY_BYTES, is_outermost ? stack_end : saved + WINDOW_BYTES - WINDOW_BELOW)) {
+		st->header.flags |= TOO_DEEP;
+		return 1;
+	}
+	if (is_outermost) {
+		st->header.flags |= COMPLETE;
+		return 1;
+	}
+	st->exit = 0;
+	st->fp = saved;
+	st->pc = 0;
+	return 0;
+}
+
+SEC("perf_event/walk")
+int walk(void *context)
+{
+	u32 cpu = get_smp_processor_id();
+	struct scratch *st = map_lookup(&scratch, &cpu);
+	if (!st)
+		return 0;
+	u32 index = st->header.thread;
+	struct thread *thread = map_lookup(&threads, &index);
+	if (!thread)
+		return 0;
+	index = thread->plan;
+	struct plan *plan = map_lookup(&plans, &index);
+	if (!plan)
+		return 0;
+	u64 stack_end = thread->stack_end;
+	for (int i = 0; i < STEPS; i++)
+		if (step(st, plan, stack_end)) {
+			tail_call(context, &steps, STEP_FINISH);
+			return 0;
+		}
+	tail_call(context, &steps, STEP_WALK);
+	return 0;
+}
+
+/* Copy the pieces behind the rows and send the record. */
+SEC("perf_event/finish")
+int finish(void *context)
+{
+	u32 cpu = get_smp_processor_id();
+	struct scratch *st = map_lookup(&scratch, &cpu);
+	if (!st)
+		return 0;
+	u32 index = st->header.thread;
+	struct thread *thread = map_lookup(&threads, &index);
+	if (!thread)
+		return 0;
+	u64 stack_end = thread->stack_end;
+	u64 n = st->header.frames;
+	OPAQUE(n);
+	if (n > MAX_FRAMES)
+		return 0;
+	u64 rsp = st->header.regs[REG_RSP] & ~7ull;
+	u64 leaf_end = st->leaf_end;
+	if (!leaf_end) {
+		/* No exit frame: raw up to the newest frame, or, where there is no chain, all of it. */
+		u64 rbp_end = st->header.regs[REG_RBP] + WINDOW_BYTES - WINDOW_BELOW;
+		leaf_end = rsp + MIN_LEAF_BYTES;
+		if (!(st->header.flags & (COMPLETE | TOO_DEEP)))
+			leaf_end = rsp + MAX_PIECE_BYTES;
+		else if (rbp_end > leaf_end)
+			leaf_end = rbp_end;
+	}
+	st->first[0] = rsp;
+	st->end[0] = leaf_end;
+	u64 offset = n * sizeof(struct row);
+	OPAQUE(offset);
+	if (offset > MAX_FRAMES * sizeof(struct row))
+		return 0;
+	probe_read_kernel(st->data + offset, n * sizeof(struct slots), st->slots);
+	offset = n * (sizeof(struct row) + sizeof(struct slots));
+	u64 pieces = st->header.pieces;
+	u64 i;
+	for (i = 0; i < MAX_PIECES; i++) {
+		if (i >= pieces)
+			break;
+		u64 first = st->first[i], end = st->end[i];
+		if (end > stack_end)
+			end = stack_end;
+		u64 size = end > first ? (end - first) & ~7ull : 0;
+		OPAQUE(size);
+		if (size > MAX_PIECE_BYTES)
+			size = MAX_PIECE_BYTES;
+		OPAQUE(offset);
+		if (offset > DATA_BYTES) {
+			st->header.flags |= TOO_DEEP;
+			break;
+		}
+		struct piece *piece = (struct piece *)(st->data + offset);
+		if (probe_read_user(st->data + offset + sizeof(*piece), size, (void *)first))
+			size = 0;
+		piece->address = first;
+		piece->size = size;
+		offset += sizeof(*piece) + size;
+	}
+	st->header.pieces = i;
+	OPAQUE(offset);
+	if (offset > DATA_BYTES + sizeof(struct piece) + MAX_PIECE_BYTES)
+		return 0;
+	long kernel = 0;
+	if (st->in_kernel)
+		kernel = get_stack(context, st->data + offset, 8 * MAX_KERNEL_FRAMES, 0);
+	if (kernel < 0)
+		kernel = 0;
+	st->header.kernel_bytes = kernel;
+	u64 size = sizeof(struct header) + offset + kernel;
+	OPAQUE(size);
+	if (size > sizeof(struct header) + sizeof(st->data))
+		return 0;
+	if (ringbuf_output(&ring, st, size, RING_NO_WAKEUP))
+		count(STAT_RING_FULL);
+	return 0;
+}
+
+SEC("perf_event/sample")
+int sample(struct pt_regs *context)
+{
+	u32 cpu = get_smp_processor_id();
+	struct scratch *st = map_lookup(&scratch, &cpu);
+	if (!st)
+		return 0;
+	u32 index = get_attach_cookie(context);
+	struct thread *thread = map_lookup(&threads, &index);
+	if (!thread)
+		return 0;
+	st->header.time_ns = ktime_get_ns();
+	st->header.thread = index;
+	index = thread->plan;
+	struct plan *plan = map_lookup(&plans, &index);
+	if (!plan)
+		return 0;
+	count(STAT_SAMPLES);
+	st->in_kernel = (context->words[REG_CS] & 3) != 3;
+	if (st->in_kernel) {
+		void *regs = (void *)task_pt_regs(get_current_task_btf());
+		probe_read_kernel(st->header.regs, sizeof(st->header.regs), regs);
+		if ((st->header.regs[REG_CS] & 3) != 3) {
+			count(STAT_NO_USER);
+			return 0;
+		}
+	} else {
+#pragma unroll
+		for (int i = 0; i < 21; i++)
+			st->header.regs[i] = context->words[i];
+	}
+	u64 isolate = thread->isolate;
+	u64 stack_end = thread->stack_end;
+	u64 rsp = st->header.regs[REG_RSP];
+	st->header.flags = 0;
+	st->header.frames = 0;
+	st->header.isolate_bytes = 0;
+	st->exit = 0;
+	if (isolate) {
+		u64 size = plan->isolate_size[0], more = plan->isolate_size[1];
+		OPAQUE(size);
+		OPAQUE(more);
+		if (size > MAX_ISOLATE_BYTES || more > MAX_ISOLATE_BYTES)
+			return 0;
+		void *from = (void *)(isolate + plan->isolate_start[0]);
+		if (!probe_read_user(st->header.isolate, size, from)) {
+			from = (void *)(isolate + plan->isolate_start[1]);
+			if (!more || !probe_read_user(st->header.isolate + size, more, from))
+				st->header.isolate_bytes = size + more;
+		}
+#pragma unroll
+		for (int i = 0; i < 4; i++) {
+			u64 word = 0;
+			if (plan->exit_slots[i] < 0 || st->exit)
+				continue;
+			from = (void *)(isolate + (long)plan->exit_slots[i]);
+			if (probe_read_user(&word, 8, from))
+				continue;
+			st->exit = word;
+		}
+		if (st->exit <= rsp || st->exit >= stack_end)
+			st->exit = 0;
+	}
+#pragma unroll
+	for (int i = 0; i < 2; i++) {
+		u64 which = plan->follow_registers[i];
+		OPAQUE(which);
+		st->header.followed[i] = which < 21 ? follow(plan, st->header.regs[which]) : 0;
+	}
+	st->leaf_end = st->exit ? st->exit + WINDOW_BYTES - WINDOW_BELOW : 0;
+	st->fp = st->header.regs[REG_RBP];
+	st->pc = st->header.regs[REG_RIP];
+	st->last = rsp - 1;
+	st->crossed = 0;
+	st->header.pieces = 1;
+	tail_call(context, &steps, STEP_WALK);
+	return 0;
+}
+
+/* The helpers for stacks and for reading are for programs under the GPL; this file, and only this
+ * file, may be used under it as well as under the project's licence. */
+SEC("license") char license_[] = "Dual MIT/GPL";

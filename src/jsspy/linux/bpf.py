@@ -1,0 +1,331 @@
+"""Programs in the kernel: bpf(2), the object files they come in, and the ring they answer in.
+
+The loader knows what our own object needs and refuses the rest: program sections without calls
+between functions, and relocations of 64-bit loads against maps. Maps are declared `extern` in the
+program; whoever loads it creates them and gives their descriptors by name. No type information
+(BTF) is needed in the object.
+
+Everything is held by file descriptors and nothing is pinned: when they are closed, or we are
+killed, maps, programs and links are gone.
+
+Source: include/uapi/linux/bpf.h and kernel/bpf/ringbuf.c, at v6.12; ELF: RFC 9669, and
+Documentation/bpf/llvm_reloc.rst at v6.12.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+import struct
+from collections.abc import Mapping
+from enum import IntEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from jsspy.errors import JsspyError, MalformedData
+from jsspy.linux import libc
+
+_NR_BPF: Final = {"x86_64": 321}.get(platform.machine(), 321)
+
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _LINK_CREATE = 0, 1, 2, 5, 28
+
+_PROG_TYPE_PERF_EVENT: Final = 7
+_ATTACH_PERF_EVENT: Final = 41
+
+_LOG_BYTES: Final = 16 << 20
+_LOG_TAIL: Final = 2000
+"""Of the verifier's log goes into the error: the reason stands at its end."""
+
+_MAX_OBJECT_BYTES: Final = 1 << 20
+"""Our own has 10 KiB."""
+
+_EM_BPF: Final = 247
+_SHT_PROGBITS, _SHT_SYMTAB, _SHT_REL = 1, 2, 9
+_SHF_EXECINSTR: Final = 4
+_R_BPF_64_64: Final = 1
+_LOAD_64: Final = 0x18
+_PSEUDO_MAP_FD: Final = 1
+
+_BUSY, _DISCARDED = 1 << 31, 1 << 30
+_RECORD_HEADER: Final = 8
+
+
+class MapType(IntEnum):
+    """Kinds of maps."""
+
+    ARRAY = 2
+    PROG_ARRAY = 3
+    PERCPU_ARRAY = 6
+    RINGBUF = 27
+
+
+class Refused(JsspyError):
+    """The kernel did not take a map, a program or a link.
+
+    Attributes:
+        code: errno.
+        log: What the verifier said, its end; "" if it said nothing.
+    """
+
+    def __init__(self, what: str, code: int, log: str = "") -> None:
+        text = f"cannot {what}: {os.strerror(code).lower()}"
+        super().__init__(f"{text}\n{log}" if log else text)
+        self.code = code
+        self.log = log
+
+
+def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
+    """Return the address of a buffer, which the caller must keep alive while it is used."""
+    return ctypes.addressof(buffer)
+
+
+def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(data, max(len(data), 1))
+
+
+def _bpf(command: int, attributes: bytes, what: str) -> int:
+    """Call bpf(2).
+
+    Raises:
+        Refused: It failed.
+    """
+    buffer = _buffer(attributes)
+    result = int(libc.syscall(_NR_BPF, command, _address(buffer), len(attributes), 0, 0))
+    if result < 0:
+        raise Refused(what, libc.get_errno())
+    return result
+
+
+def _name(name: str) -> bytes:
+    return name.encode("ascii")[:15].ljust(16, b"\0")
+
+
+class _Descriptor:
+    """Something in the kernel that lives as long as its file descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Map(_Descriptor):
+    """A map.
+
+    Raises:
+        Refused: It could not be created.
+    """
+
+    def __init__(self, kind: MapType, value_size: int, count: int, name: str) -> None:
+        key_size = 0 if kind is MapType.RINGBUF else 4
+        self._size = value_size
+        if kind is MapType.PERCPU_ARRAY:
+            # One value per possible CPU, each padded to 8 bytes.
+            self._size = (value_size + 7 & ~7) * possible_cpus()
+        attributes = struct.pack("<7I", kind, key_size, value_size, count, 0, 0, 0) + _name(name)
+        super().__init__(_bpf(_MAP_CREATE, attributes, f"create the BPF map {name}"))
+
+    def update(self, index: int, value: bytes) -> None:
+        """Replace an element.
+
+        Raises:
+            Refused: There is no such element.
+        """
+        key, data = _buffer(struct.pack("<I", index)), _buffer(value)
+        attributes = struct.pack("<IIQQQ", self.fd, 0, _address(key), _address(data), 0)
+        _bpf(_MAP_UPDATE, attributes, "update a BPF map")
+
+    def lookup(self, index: int) -> bytes:
+        """Return an element; of a per-CPU map the values of all possible CPUs.
+
+        Raises:
+            Refused: There is no such element.
+        """
+        key, data = _buffer(struct.pack("<I", index)), _buffer(bytes(self._size))
+        attributes = struct.pack("<IIQQQ", self.fd, 0, _address(key), _address(data), 0)
+        _bpf(_MAP_LOOKUP, attributes, "read a BPF map")
+        return data.raw[: self._size]
+
+
+class Program(_Descriptor):
+    """A program of type perf_event, verified.
+
+    Raises:
+        Refused: The kernel does not take it; the verifier's log is in the error.
+    """
+
+    def __init__(self, code: bytes, name: str) -> None:
+        instructions, license_ = _buffer(code), _buffer(b"Dual MIT/GPL\0")
+        what = f"load the BPF program {name}"
+
+        def load(log: ctypes.Array[ctypes.c_char] | None) -> int:
+            attributes = struct.pack(
+                "<IIQQIIQII",
+                *(_PROG_TYPE_PERF_EVENT, len(code) // 8),
+                *(_address(instructions), _address(license_)),
+                *((1, len(log), _address(log)) if log is not None else (0, 0, 0)),
+                *(0, 0),
+            )
+            return _bpf(_PROG_LOAD, attributes + _name(name), what)
+
+        try:
+            super().__init__(load(None))
+        except Refused as err:
+            log = ctypes.create_string_buffer(_LOG_BYTES)
+            try:
+                super().__init__(load(log))
+            except Refused:
+                text = log.value.decode("utf-8", "replace").rstrip()
+                raise Refused(what, err.code, text[-_LOG_TAIL:]) from None
+
+
+class Link(_Descriptor):
+    """A program attached to a perf event, until the link is closed.
+
+    Raises:
+        Refused: It could not be attached.
+    """
+
+    def __init__(self, program: Program, event_fd: int, cookie: int) -> None:
+        attributes = struct.pack(
+            "<4IQ", program.fd, event_fd, _ATTACH_PERF_EVENT, 0, cookie
+        ) + bytes(24)
+        super().__init__(_bpf(_LINK_CREATE, attributes, "attach a BPF program"))
+
+
+class Object:
+    """The programs of an object file, by section.
+
+    Raises:
+        OSError: It cannot be read.
+        MalformedData: It is not a BPF object, or needs what this loader does not do.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._where = path.name
+        with path.open("rb") as file:
+            self._data = file.read(_MAX_OBJECT_BYTES)
+        try:
+            self.programs = self._parse()
+        except struct.error as err:
+            raise MalformedData(self._where, "the file is cut off") from err
+
+    def _parse(self) -> dict[str, tuple[bytes, list[tuple[int, str]]]]:
+        """Return for each program section its code and where in it which map is loaded."""
+        data = self._data
+        head = data[:6]
+        if head != b"\x7fELF\x02\x01" or struct.unpack_from("<H", data, 18)[0] != _EM_BPF:
+            raise MalformedData(self._where, "not a little-endian BPF object")
+        start: int = struct.unpack_from("<Q", data, 0x28)[0]
+        count, names_at = struct.unpack_from("<HH", data, 0x3C)
+        sections = [struct.unpack_from("<IIQQQQIIQQ", data, start + 64 * i) for i in range(count)]
+        if names_at >= count:
+            raise MalformedData(self._where, "no section names")
+        programs: dict[int, tuple[str, bytes, list[tuple[int, str]]]] = {}
+        for index, (name, kind, flags, _, offset, size, *_) in enumerate(sections):
+            if kind == _SHT_PROGBITS and flags & _SHF_EXECINSTR and size:
+                text = self._string(sections[names_at][4] + name)
+                programs[index] = (text, data[offset : offset + size], [])
+        for _, kind, _, _, offset, size, link, info, *_ in sections:
+            if kind != _SHT_REL or info not in programs:
+                continue
+            if not (link < count and sections[link][1] == _SHT_SYMTAB):
+                raise MalformedData(self._where, "relocations without symbols")
+            symbols, strings = sections[link][4], sections[min(sections[link][6], count - 1)][4]
+            for at in range(offset, offset + size, 16):
+                place, what = struct.unpack_from("<QQ", data, at)
+                code = programs[info][1]
+                if what & 0xFFFFFFFF != _R_BPF_64_64 or code[place : place + 1] != b"\x18":
+                    raise MalformedData(self._where, "a relocation that is not of a map")
+                symbol: int = struct.unpack_from("<I", data, symbols + 24 * (what >> 32))[0]
+                programs[info][2].append((place, self._string(strings + symbol)))
+        return {name: (code, loads) for name, code, loads in programs.values()}
+
+    def _string(self, at: int) -> str:
+        return self._data[at : max(self._data.find(b"\0", at), 0)].decode("ascii", "replace")
+
+    def code(self, section: str, maps: Mapping[str, int]) -> bytes:
+        """Return the instructions of a program with the descriptors of its maps put in.
+
+        Raises:
+            MalformedData: No such program, or it uses a map that is not among `maps`.
+        """
+        if section not in self.programs:
+            raise MalformedData(self._where, f"no program {section}")
+        code, loads = self.programs[section]
+        patched = bytearray(code)
+        for place, name in loads:
+            if name not in maps:
+                raise MalformedData(self._where, f"no map {name}")
+            patched[place + 1] = patched[place + 1] & 0x0F | _PSEUDO_MAP_FD << 4
+            struct.pack_into("<i", patched, place + 4, maps[name])
+            struct.pack_into("<i", patched, place + 12, 0)
+        return bytes(patched)
+
+
+class Ring:
+    """Reads what programs put into a ring buffer.
+
+    Raises:
+        OSError: It cannot be mapped.
+    """
+
+    def __init__(self, ring: Map, size: int) -> None:
+        page = mmap.PAGESIZE
+        self._mask = size - 1
+        self._consumer = mmap.mmap(ring.fd, page)
+        # The data pages are mapped twice in a row, so no record is ever split.
+        self._producer = mmap.mmap(ring.fd, page + 2 * size, prot=mmap.PROT_READ, offset=page)
+        self._tail = memoryview(self._consumer)[:8].cast("Q")
+        self._view = memoryview(self._producer)
+        self._head = self._view[:8].cast("Q")
+        self._data = self._view[page:]
+        self._words = self._data.cast("I")
+
+    def read(self, limit: int) -> list[bytes]:
+        """Return up to `limit` records, and make room."""
+        records: list[bytes] = []
+        position, head = self._tail[0], self._head[0]
+        data, words, mask = self._data, self._words, self._mask
+        while position < head and len(records) < limit:
+            at = position & mask
+            length = words[at >> 2]
+            if length & _BUSY:
+                break
+            size = length & ~(_BUSY | _DISCARDED)
+            if not length & _DISCARDED:
+                records.append(bytes(data[at + _RECORD_HEADER : at + _RECORD_HEADER + size]))
+            position += (size + _RECORD_HEADER + 7) & ~7
+        self._tail[0] = position
+        return records
+
+    def close(self) -> None:
+        """Unmap it."""
+        for view in (self._words, self._data, self._head, self._view, self._tail):
+            view.release()
+        self._producer.close()
+        self._consumer.close()
+
+
+def possible_cpus() -> int:
+    """Return how many values a per-CPU map has."""
+    text = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii")
+    return int(text.strip().replace(",", "-").split("-")[-1]) + 1

@@ -1,0 +1,235 @@
+"""Perf events on one thread: the clock that samples, and the ring that it writes to.
+
+Every event is the software clock of one task: it counts the CPU time of the thread and strikes
+once per period, wherever the thread runs. It follows neither fork nor clone: threads that appear
+later get events of their own.
+
+Records in a ring are read in the order in which they were written; those of a kind that we do not
+know are skipped. Times are CLOCK_MONOTONIC.
+
+Source: include/uapi/linux/perf_event.h, arch/x86/include/uapi/asm/perf_regs.h and
+kernel/events/core.c (perf_output_sample), at v6.12.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+import time
+from typing import Final, NamedTuple
+
+from jsspy.errors import JsspyError, ProcessExited
+from jsspy.linux import libc
+from jsspy.model.capture import Registers
+
+_NR_PERF_EVENT_OPEN: Final = 298
+_FD_CLOEXEC: Final = 8
+
+_TYPE_SOFTWARE: Final = 1
+_CPU_CLOCK: Final = 0
+
+_SAMPLE_TID: Final = 1 << 1
+_SAMPLE_TIME: Final = 1 << 2
+_SAMPLE_CALLCHAIN: Final = 1 << 5
+_SAMPLE_REGS_USER: Final = 1 << 12
+_SAMPLE_STACK_USER: Final = 1 << 13
+
+_DISABLED: Final = 1 << 0
+_EXCLUDE_KERNEL: Final = 1 << 5
+_EXCLUDE_HYPERVISOR: Final = 1 << 6
+_EXCLUDE_CALLCHAIN_USER: Final = 1 << 22
+_USE_CLOCKID: Final = 1 << 25
+
+_IOC_ENABLE: Final = 0x2400
+
+_RECORD_LOST: Final = 2
+_RECORD_SAMPLE: Final = 9
+
+_CONTEXT_FIRST: Final = -4095
+"""From here on entries of a call chain are marks (`PERF_CONTEXT_*`)."""
+
+_ATTRIBUTES: Final = struct.Struct("<IIQQQQQIIQQQQIiQIHH")
+"""struct perf_event_attr up to sample_max_stack (Linux 4.7)."""
+
+_REGISTER_BITS: Final = (
+    *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip", "eflags", "cs", "ss"),
+    *("", "", "", ""),  # ds, es, fs, gs: not available
+    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
+)
+_REGISTER_MASK: Final = sum(1 << bit for bit, name in enumerate(_REGISTER_BITS) if name)
+_REGISTERS: Final = struct.Struct(f"<{sum(map(bool, _REGISTER_BITS))}Q")
+_REGISTER_ORDER: Final = tuple(
+    [name for name in _REGISTER_BITS if name].index(field) if field in _REGISTER_BITS else -1
+    for field in Registers._fields
+)
+
+_HEADER: Final = struct.Struct("<IHH")
+_HEAD: Final = 1024 // 8
+_TAIL: Final = 1032 // 8
+"""`data_head` and `data_tail` of struct perf_event_mmap_page, in words."""
+
+MAX_DUMP_BYTES: Final = 65528 - 1024
+"""A record's size has 16 bits, and there is more in it than the stack."""
+
+
+class Refused(JsspyError):
+    """The kernel did not open an event.
+
+    Attributes:
+        code: errno.
+    """
+
+    def __init__(self, what: str, code: int) -> None:
+        super().__init__(f"cannot {what}: {os.strerror(code).lower()}")
+        self.code = code
+
+
+class Dump(NamedTuple):
+    """One sample of a ring."""
+
+    time_ns: int
+    registers: Registers
+    stack: bytes
+    """From rsp on, as much as was asked for or as could be read."""
+    kernel_chain: tuple[int, ...]
+
+
+def open_clock(
+    tid: int, period_ns: int, *, kernel: bool, dump_bytes: int = 0, enabled: bool = True
+) -> int:
+    """Open the clock of a thread; return its file descriptor.
+
+    Args:
+        tid: The thread, as we see it.
+        period_ns: CPU time between two samples.
+        kernel: Strike in the kernel, too, and note its call chain.
+        dump_bytes: Bytes of stack that each sample carries; 0 if there is no ring to write to.
+        enabled: Start now.
+
+    Raises:
+        ProcessExited: The thread is gone.
+        Refused: Not permitted, or not supported.
+    """
+    kinds = 0
+    if dump_bytes:
+        kinds = _SAMPLE_TID | _SAMPLE_TIME | _SAMPLE_REGS_USER | _SAMPLE_STACK_USER
+        if kernel:
+            kinds |= _SAMPLE_CALLCHAIN
+    flags = _DISABLED | _EXCLUDE_HYPERVISOR | _USE_CLOCKID
+    flags |= _EXCLUDE_CALLCHAIN_USER if kernel else _EXCLUDE_KERNEL
+    attributes = ctypes.create_string_buffer(
+        _ATTRIBUTES.pack(
+            *(_TYPE_SOFTWARE, _ATTRIBUTES.size, _CPU_CLOCK, period_ns, kinds, 0, flags),
+            *(1, 0, 0, 0, 0, _REGISTER_MASK if dump_bytes else 0, dump_bytes),
+            *(time.CLOCK_MONOTONIC, 0, 0, 0, 0),
+        )
+    )
+    fd = int(
+        libc.syscall(_NR_PERF_EVENT_OPEN, ctypes.addressof(attributes), tid, -1, -1, _FD_CLOEXEC)
+    )
+    if fd < 0:
+        code = libc.get_errno()
+        if code == 3:  # ESRCH
+            raise ProcessExited(f"thread {tid} is gone")
+        raise Refused(f"open a perf event on thread {tid}", code)
+    if enabled:
+        enable(fd)
+    return fd
+
+
+def enable(fd: int) -> None:
+    """Start an event; one whose thread has ended stays silent."""
+    libc.ioctl(fd, _IOC_ENABLE, 0)
+
+
+def read_count(fd: int) -> int:
+    """Return the CPU time in ns that a clock has counted."""
+    return int.from_bytes(os.read(fd, 8), "little")
+
+
+class Ring:
+    """The ring of one event, which must have been opened with `dump_bytes`.
+
+    Attributes:
+        lost: Records for which there was no room so far.
+
+    Raises:
+        Refused: It cannot be mapped: the user's limit of locked memory is reached (EPERM).
+    """
+
+    def __init__(self, fd: int, data_bytes: int, *, kernel: bool) -> None:
+        self.fd = fd
+        self.lost = 0
+        self._kernel = kernel
+        self._size = data_bytes
+        try:
+            self._map = mmap.mmap(fd, mmap.PAGESIZE + data_bytes)
+        except OSError as err:
+            raise Refused("map the ring of a perf event", err.errno or 0) from err
+        self._view = memoryview(self._map)
+        self._words = self._view[: mmap.PAGESIZE].cast("Q")
+        self._data = self._view[mmap.PAGESIZE :]
+
+    def read(self) -> list[Dump]:
+        """Return the samples that have arrived, and make room."""
+        head, tail = self._words[_HEAD], self._words[_TAIL]
+        data, size = self._data, self._size
+        dumps = []
+        while tail < head:
+            at = tail % size
+            # Records are multiples of 8 bytes, so a header is never split.
+            kind, _, length = _HEADER.unpack_from(data, at)
+            if length < _HEADER.size or length > head - tail:
+                tail = head  # cannot be; do not loop over it
+                break
+            end = at + length
+            record = bytes(data[at + 8 : min(end, size)])
+            if end > size:
+                record += bytes(data[: end - size])
+            tail += length
+            if kind == _RECORD_SAMPLE:
+                dump = decode_sample(record, kernel=self._kernel)
+                if dump is not None:
+                    dumps.append(dump)
+            elif kind == _RECORD_LOST:
+                self.lost += struct.unpack_from("<Q", record, 8)[0]
+        self._words[_TAIL] = tail
+        return dumps
+
+    def close(self) -> None:
+        """Unmap it."""
+        for view in (self._words, self._data, self._view):
+            view.release()
+        self._map.close()
+
+
+def decode_sample(record: bytes, *, kernel: bool) -> Dump | None:
+    """Decode a sample record without its header; None if it has no user registers.
+
+    Args:
+        record: Thread ids, time, call chain (with `kernel`), user registers, user stack.
+        kernel: The event was opened with it.
+    """
+    try:
+        time_ns: int = struct.unpack_from("<Q", record, 8)[0]
+        at = 16
+        chain: tuple[int, ...] = ()
+        if kernel:
+            count: int = struct.unpack_from("<Q", record, at)[0]
+            words = struct.unpack_from(f"<{min(count, len(record) // 8)}q", record, at + 8)
+            chain = tuple(word & (1 << 64) - 1 for word in words if not _CONTEXT_FIRST <= word < 0)
+            at += 8 + 8 * count
+        abi: int = struct.unpack_from("<Q", record, at)[0]
+        at += 8
+        if not abi:
+            return None
+        values = (*_REGISTERS.unpack_from(record, at), 0)
+        at += _REGISTERS.size
+        room: int = struct.unpack_from("<Q", record, at)[0]
+        size: int = struct.unpack_from("<Q", record, at + 8 + room)[0] if room else 0
+    except struct.error:
+        return None
+    registers = Registers._make([values[index] for index in _REGISTER_ORDER])
+    return Dump(time_ns, registers, record[at + 8 : at + 8 + min(size, room)], chain)
