@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from jsspy.errors import FaultError, ProcessExited
-from jsspy.model.capture import FrameChain, RawFrame, ResolvedChain, StackSnapshot
+from jsspy.model.capture import CapturePlan, FrameChain, RawFrame, ResolvedChain, StackSnapshot
 from jsspy.model.sample import LossReason, RawSample, Sample, VmState
 from jsspy.model.stack import Frame, FrameKind, Stack, Truncation
 from jsspy.symbolize.base import UNKNOWN, Frames
@@ -18,6 +18,7 @@ from jsspy.symbolize.js import JsSymbolizer
 from jsspy.symbolize.native import NativeSymbolizer
 from jsspy.target.process import Target, V8Binary
 from jsspy.unwind.base import CodeMap, Region
+from jsspy.unwind.chain import whole
 from jsspy.unwind.hybrid import HybridUnwinder
 from jsspy.v8.layout import Layout
 from jsspy.v8.reader import V8Reader
@@ -43,6 +44,9 @@ _NO_EXTERNAL_STATE_SINCE = (12, 0)
 
 
 class Resolver:
+_NO_PLAN = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
+
+
     """Turns the captures of one target into samples.
 
     Attributes:
@@ -65,6 +69,7 @@ class Resolver:
             V8Reader(target.memory, v8, layout) if v8 is not None and layout is not None else None
         )
         self._unwinder = HybridUnwinder(target.memory, self._code, self._v8)
+        self._plan = self._v8.plan if self._v8 is not None else _NO_PLAN
         self._js = JsSymbolizer(self._v8, self._code) if self._v8 is not None else None
         self._native = NativeSymbolizer(target)
         self._unknown_frames = 0
@@ -108,8 +113,11 @@ class Resolver:
             case FrameChain():
                 if self._v8 is not None and capture.isolate:
                     self._v8.codes.learn_isolate(capture.isolate)
-                stack = list(capture.frames)
-                followed, registers = {}, capture.registers
+                snapshot = whole(capture, self._plan)
+                stack, truncation = self._unwinder.unwind(snapshot)
+                if capture.too_deep:
+                    truncation = Truncation.TOO_DEEP
+                followed, registers = snapshot.followed, capture.registers
             case ResolvedChain():
                 return self._sample(raw, list(capture.frames), None, VmState.UNKNOWN)
             case _:
@@ -164,12 +172,9 @@ class Resolver:
         v8 = self._v8
         if v8 is None:
             return VmState.UNKNOWN
-        if isinstance(capture, FrameChain):
-            number = capture.vm_state
-        else:
-            if not capture.isolate_words or v8.layout.isolate.vm_state is None:
-                return VmState.UNKNOWN
-            number = v8.isolate_word(capture, v8.layout.isolate.vm_state, size=2)
+        if not capture.isolate_words or v8.layout.isolate.vm_state is None:
+            return VmState.UNKNOWN
+        number = v8.isolate_word(capture, v8.layout.isolate.vm_state, size=2)
         states = _VM_STATES if v8.layout.v8_version >= (8, 0, 0, 0) else _VM_STATES_BEFORE_8
         if not 0 <= number < len(states):
             return VmState.UNKNOWN

@@ -6,7 +6,8 @@ hand. An engine interprets it without knowing what the words mean.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from struct import Struct
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jsspy.model.units import Address, Tid
 
@@ -81,6 +82,14 @@ class CapturePlan(NamedTuple):
     tag_mask: int = 3
     isolate_start_2: int = 0
     isolate_size_2: int = 0
+    frame_slots: tuple[int, ...] = ()
+    """Relative to fp: marker or context, function, and three words more that say what a frame is,
+    in the order of `jsspy.v8.frames.FrameWords`. For engines that walk but do not copy stacks. A
+    slot that this V8 lacks is 0."""
+    follow_word: int = 0
+    """Of an object that is followed: the offset of the word which says what it is."""
+    detail_mask: int = 0xFFFF_FFFF
+    """The fourth of `frame_slots` tells frames of one function apart if it has none of these."""
 
     def isolate_slots(self) -> dict[int, int]:
         """Map each of `exit_slots` to its place in the words copied from the isolate."""
@@ -131,15 +140,37 @@ class RawFrame(NamedTuple):
 
 
 class FrameChain(NamedTuple):
-    """A stack that was walked in the kernel at sample time."""
+    """A stack that was walked in the kernel at sample time: V8 frames as rows, the rest raw.
+
+    Equal `rows` and equal pieces beyond the leaf's mean equal stacks beyond the newest frame, as
+    long as the functions and the code that they name have not been replaced.
+    """
 
     registers: Registers
-    frames: tuple[RawFrame, ...]
-    isolate: Address = Address(0)
-    vm_state: int = -1
-    stack_start: Address = Address(0)
-    stack: bytes = b""
-    """The part of the stack below the newest V8 frame, if the engine copied it, for CFI."""
+    isolate: Address
+    isolate_words: bytes
+    """As in `StackSnapshot`."""
+    stack_end: Address
+    rows: bytes
+    """`ROW` per frame, leaf first: pc, identity, detail. pc is 0 where it is not known (frames
+    that the isolate or an entry frame led to). identity is the marker, or what the function leads
+    to (`CapturePlan.follow_word`; 0 if it could not be read). detail is the fourth word if it
+    counts, else 0; of frames with a marker it is what the fifth word leads to."""
+    slots: bytes
+    """`SLOTS` per frame: fp and the words of `CapturePlan.frame_slots`."""
+    pieces: tuple[tuple[int, bytes], ...]
+    """Copies of the stack, (address, bytes): from rsp to the newest V8 frame at least, then from
+    each entry frame to the exit frame that it saved, or to the end of the stack."""
+    followed_registers: tuple[int, ...] = ()
+    """What each of `CapturePlan.follow_registers` leads to; 0: nothing."""
+    complete: bool = True
+    """The walk ended at the outermost entry frame."""
+    too_deep: bool = False
+    """There are more frames than the engine walks."""
+
+
+ROW: Final = Struct("<3Q")
+SLOTS: Final = Struct("<6Q")
 
 
 class ResolvedChain(NamedTuple):

@@ -133,7 +133,7 @@ class JsSymbolizer:
             if kind is not None and fp:
                 frames = self._vm_frames[kind.name]
                 if kind.has_target:
-                    frames += self._builtin_in_cpp(words[4])
+                    frames += self._builtin_in_cpp(words[4], followed)
                 result.append(frames)
                 continue
             copied = followed.get(words[1])
@@ -215,13 +215,15 @@ class JsSymbolizer:
         if own.kind is FrameKind.BUILTIN and is_own_frame(result[0][0], own.name):
             result[0] = ()
 
-    def _builtin_in_cpp(self, function: int) -> Frames:
+    def _builtin_in_cpp(self, function: int, followed: dict[int, bytes]) -> Frames:
         """Return the frame of the function whose builtin exit frame this is; empty if not known.
 
-        Functions of builtins are as old as their context, so they are not copied with the sample.
+        Functions of builtins are as old as their context, so not every engine copies them.
         """
         try:
-            shared = self._v8.heap.read_field(function, self._shared_at) if function & 1 else 0
+            shared = self._v8.shared_of(function, followed)
+            if not shared and function & 1:
+                shared = self._v8.heap.read_field(function, self._shared_at)
         except FaultError:
             return ()
         info = self._v8.functions.read_shared(shared)

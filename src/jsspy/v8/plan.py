@@ -8,7 +8,8 @@ lies between them are copied; where V8 keeps them far apart (12 and 14: 25 KiB),
 from __future__ import annotations
 
 from jsspy.model.capture import CapturePlan
-from jsspy.v8.layout import IsolateLayout, Layout, MarkerScheme
+from jsspy.v8.frames import EXIT_TARGET
+from jsspy.v8.layout import FrameLayout, IsolateLayout, Layout, MarkerScheme
 
 _WORD = 8
 _WINDOW = 256
@@ -52,8 +53,16 @@ def make_plan(layout: Layout) -> CapturePlan:
 def marker_slot(layout: Layout) -> int:
     """Return where, relative to fp, a frame that is not a JavaScript frame has its marker."""
     if layout.frame.marker_scheme is MarkerScheme.SMI_AT_FUNCTION:
+        frame_slots=frame_slots(frame),
+        follow_word=objects.js_function_shared,
         return layout.frame.function
     return layout.frame.context
+
+def frame_slots(frame: FrameLayout) -> tuple[int, ...]:
+    """Return the slots of `FrameWords`; 0 for those that this V8 lacks."""
+    slots = (frame.context, frame.function, frame.bytecode_array, frame.bytecode_offset)
+    return (*(slot if slot is not None else 0 for slot in slots), EXIT_TARGET)
+
 
 
 def encode_marker(layout: Layout, frame_type: int) -> int:

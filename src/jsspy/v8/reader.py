@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from jsspy.model.capture import StackSnapshot
+from jsspy.model.capture import FrameChain, StackSnapshot
 from jsspy.target.memory import Memory
 from jsspy.target.process import V8Binary
 from jsspy.v8.builtins import BuiltinTable
@@ -28,14 +28,16 @@ class V8Reader:
         self.codes = CodeReader(self.heap, self.functions)
         self.decoder = FrameDecoder(layout.frame)
         self.builtins = BuiltinTable(v8.elf, layout.embedded_blob or (0, 0))
-        self._plan = make_plan(layout)
+        self.plan = make_plan(layout)
 
-    def isolate_word(self, snapshot: StackSnapshot, slot: int | None, size: int = 8) -> int:
+    def isolate_word(
+        self, snapshot: StackSnapshot | FrameChain, slot: int | None, size: int = 8
+    ) -> int:
         """Return a word of the thread's isolate; 0 if it was not copied or V8 lacks it."""
         words = snapshot.isolate_words
         if slot is None or not words:
             return 0
-        plan = self._plan
+        plan = self.plan
         at = slot - plan.isolate_start
         if not 0 <= at <= plan.isolate_size - size:
             at = plan.isolate_size + slot - plan.isolate_start_2
