@@ -43,7 +43,13 @@ def make_plan(layout: Layout) -> CapturePlan:
         ),
         saved_exit_slots=tuple(offset for offset in saved if offset is not None),
         follow_slot=frame.function,
-        follow_size=max(objects.js_function_shared, objects.js_function_context) + _WORD,
+        follow_size=max(
+            objects.js_function_shared,
+            objects.js_function_context,
+            # Which code is being entered; later code says itself whose it is.
+            (objects.js_function_code or 0) if layout.code.legacy is not None else 0,
+        )
+        + _WORD,
         # The callee, before a frame has been built. Source: src/codegen/x64/register-x64.h at
         # 7.8.279 and 13.6.233, kJSFunctionRegister.
         follow_registers=("rdi",),
@@ -79,6 +85,7 @@ def _make_windows(isolate: IsolateLayout) -> list[tuple[int, int]]:
             isolate.c_entry_fp,
             isolate.js_entry_sp,
             isolate.vm_state,
+            isolate.handler,
             isolate.fast_c_call_caller_fp,
             isolate.fast_c_call_caller_pc,
         )
