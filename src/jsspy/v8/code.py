@@ -22,6 +22,8 @@ How a code offset becomes positions depends on the tier:
                         every inlined function ─► their source positions; where that fails, as
                         TurboFan
 
+Before V8 7.1 there were other tables, and code that is no longer made: see `jsspy.v8.legacy`.
+
 All values are found in `Layout.code`. Not here: interpreted frames know their bytecode offset
 themselves (`jsspy.v8.frames`); only its position is looked up here.
 """
@@ -47,6 +49,7 @@ from jsspy.v8.deopt import (
     find_opcodes,
 )
 from jsspy.v8.layout import CodeKind
+from jsspy.v8.legacy import LegacyCodeReader, LegacyTables, Place
 from jsspy.v8.positions import (
     MAX_TABLE_SIZE,
     InliningPosition,
@@ -146,6 +149,7 @@ class CodeObject:
     baseline: OffsetTable | None = None
     inlining: _Inlining | None = None
     translations: _Translations | None = None
+    legacy: LegacyTables | None = None
     lookups: dict[tuple[int, bool, int], list[InlinedPosition]] = field(default_factory=dict)
 
     @property
@@ -209,6 +213,11 @@ class CodeReader:
             self._layout.code.translation_operand_counts
         )
         code = self._layout.code
+        self._legacy = (
+            LegacyCodeReader(heap, functions, self.bytecode_position)
+            if code.legacy is not None
+            else None
+        )
         self._code_header_size = max(
             code.deoptimization_data + 8,
             code.position_table + 8,
@@ -247,6 +256,7 @@ class CodeReader:
             else types.code
         )
         at = self._layout.objects.map_instance_type
+        size = self._layout.objects.map_instance_type_size
         pages = self._memory.read_many(
             [(isolate + offset, 4096) for offset in range(0, _ISOLATE_ROOTS_SIZE, 4096)]
         )
@@ -255,8 +265,8 @@ class CodeReader:
             for offset, (word,) in enumerate(_WORD.iter_unpack(page or b"")):
                 if word & 3 == 1 and word > 0xFFFF:
                     slots.setdefault(word, isolate + 4096 * index + 8 * offset)
-        heads = self._memory.read_many([(word - 1 + at, 2) for word in slots])
-        kind = wanted.to_bytes(2, "little", signed=True)
+        heads = self._memory.read_many([(word - 1 + at, size) for word in slots])
+        kind = (wanted & (1 << 8 * size) - 1).to_bytes(size, "little")
         for (word, slot), head in zip(slots.items(), heads, strict=True):
             if head == kind and self._heap.instance_type(word) == types.map:
                 return _Root(slot, _WORD.pack(word), 0)
@@ -472,7 +482,9 @@ class CodeReader:
                     )
                     position = self.bytecode_position(bytecode_array, offset)
                     found = [InlinedPosition(TaggedPtr(shared), position, offset)]
-                case CodeKind.REGEXP | CodeKind.OTHER:
+                case CodeKind.FULL_CODEGEN | CodeKind.LEGACY_OPTIMIZED:
+                    found = self._legacy_positions(code, pc, is_return_address, TaggedPtr(shared))
+                case _:
                     return []
         except (FaultError, MalformedData):
             return [InlinedPosition(TaggedPtr(shared), None)]
@@ -655,6 +667,23 @@ class CodeReader:
             )
         )
         return _Inlining(table, shared, calls, functions)
+
+    # V8 before 7.1
+
+    def _legacy_positions(
+        self, code: CodeObject, pc: int, is_return_address: bool, shared: TaggedPtr
+    ) -> list[InlinedPosition]:
+        reader = self._legacy
+        if reader is None:
+            return []
+        if code.kind is CodeKind.FULL_CODEGEN:
+            position = reader.position(code, pc - code.start - is_return_address)
+            return [InlinedPosition(shared, position)]
+        if is_return_address:
+            places = reader.inlined(code, pc - code.start, shared)
+        else:
+            places = [Place(reader.own_function(code) or shared, None)]
+        return [InlinedPosition(TaggedPtr(place.shared), place.position) for place in places]
 
     # Maglev
 

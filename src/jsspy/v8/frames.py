@@ -144,7 +144,7 @@ class FrameDecoder:
         types: Marker word -> what it says.
     """
 
-    __slots__ = ("_at_function", "_order", "_unpack", "lowest", "size", "types")
+    __slots__ = ("_at_function", "_exit", "_order", "_unpack", "lowest", "size", "types")
 
     def __init__(self, layout: FrameLayout) -> None:
         slots = (layout.context, layout.function, layout.bytecode_array, layout.bytecode_offset)
@@ -157,6 +157,7 @@ class FrameDecoder:
         shift = 1 if layout.marker_scheme is MarkerScheme.TYPE_SHL_1 else 32
         self._at_function = layout.marker_scheme is MarkerScheme.SMI_AT_FUNCTION
         self.types = {number << shift: frame_type(name) for number, name in layout.types.items()}
+        self._exit = next((n << shift for n, name in layout.types.items() if name == "Exit"), 0)
 
     def decode(self, stack: bytes, at: int) -> FrameWords:
         """Return the words of the frame whose fp is at `stack[at]`.
@@ -172,9 +173,22 @@ class FrameDecoder:
             part = stack[max(0, first) : max(0, first + self.size)]
             words = self._unpack((bytes(before) + part).ljust(self.size, b"\0"), 0)
         marker, function, array, offset, target = self._order
+        if self._at_function:
+            context = self._old_marker(words[marker], words[function])
+            return FrameWords(
+                context, words[function], words[array], words[offset], words[target]
+            )
         return FrameWords(
             words[marker], words[function], words[array], words[offset], words[target]
         )
+
+    def _old_marker(self, context: int, function: int) -> int:
+        """Return the marker of a frame of V8 4.6 or earlier, or its context if it has none."""
+        if not function & 1:
+            return function
+        if not context & 1 and context & 0xFFFF_FFFF:
+            return self._exit
+        return context
 
     def find_type(self, words: FrameWords) -> FrameType | None:
         """Return what the frame's marker says, or None if it is not a marker that this V8 has."""

@@ -30,18 +30,30 @@ Source: src/assembler.cc (RelocIterator), src/safepoint-table.h and src/deoptimi
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jsspy.errors import MalformedData
-from jsspy.v8.layout import LegacyCodeLayout, RelocationEncoding
-from jsspy.v8.positions import OffsetTable
+from jsspy.errors import FaultError, MalformedData
+from jsspy.model.units import Address
+from jsspy.v8.heap import smi_value
+from jsspy.v8.layout import CodeKind, LegacyCodeLayout, RelocationEncoding
+from jsspy.v8.positions import MAX_TABLE_SIZE, OffsetTable, decode_positions, script_offset
+
+if TYPE_CHECKING:
+    from jsspy.v8.code import CodeObject
+    from jsspy.v8.function import FunctionReader
+    from jsspy.v8.heap import Heap
 
 MAX_SAFEPOINTS = 1 << 16
 """Calls in one piece of code: at 5 bytes each, more than code of the largest size holds."""
 
 _MAX_FRAMES = 256
 """Frames of one translation: V8 inlines some levels deep, with stub frames between."""
+
+_MAX_DEOPT_WORDS = 1 << 18
+_MAX_UNOPTIMIZED = 1 << 12
+"""Functions whose unoptimized code is remembered."""
 
 _NO_DEOPTIMIZATION = 0xFFFFFF
 """Deoptimization index of a safepoint that has none; the index has 24 bits."""
@@ -281,15 +293,230 @@ def decode_node_offsets(words: tuple[int, ...]) -> dict[int, int]:
 
 @dataclass(slots=True)
 class LegacyTables:
-    """What a piece of code says of itself, read once."""
+    """What a piece of code says of itself; None is what has not been read yet."""
 
     positions: OffsetTable | None = None
-    """Full-codegen: code offset -> offset in the script."""
+    """Code offset -> offset in the script."""
     node_offsets: dict[int, int] | None = None
     safepoints: dict[int, int] | None = None
     entries: tuple[int, ...] = ()
     """Words of the deoptimization data."""
     translations: bytes = b""
+    own: int | None = None
+    """SharedFunctionInfo of the code's own function; 0 where it does not say."""
+
+
+class Place(NamedTuple):
+    """A function that is executing, and where."""
+
+    shared: int
+    """SharedFunctionInfo."""
+    position: int | None
+    """Offset in the script; None if not known."""
+
+
+class LegacyCodeReader:
+    """Reads the tables of one V8's code. Code objects keep what was read (`CodeObject.legacy`)."""
+
+    def __init__(
+        self,
+        heap: Heap,
+        functions: FunctionReader,
+        bytecode_position: Callable[[int, int], int | None],
+    ) -> None:
+        layout = heap.layout.code
+        if layout.legacy is None:
+            raise ValueError("this V8 has other tables")
+        self._heap = heap
+        self._functions = functions
+        self._bytecode_position = bytecode_position
+        self._code = layout
+        self._layout = layout.legacy
+        self._unoptimized: dict[int, tuple[bytes, LegacyTables]] = {}
+
+    def position(self, code: CodeObject, offset: int) -> int | None:
+        """Return where in the script full-codegen code is at an offset; None if it does not say.
+
+        Raises:
+            FaultError: Its table cannot be read.
+            MalformedData: Its table does not make sense.
+        """
+        tables = _tables(code)
+        if tables.positions is None:
+            tables.positions = self._read_positions(code.position_table, code.size)
+        return tables.positions.find(offset)
+
+    def own_function(self, code: CodeObject) -> int:
+        """Return the SharedFunctionInfo that optimized code was made of; 0 if it does not say.
+
+        Raises:
+            FaultError: Its deoptimization data cannot be read.
+            MalformedData: They do not make sense.
+        """
+        index = self._code.deopt_shared_function_info
+        tables = _tables(code)
+        if tables.own is None:
+            tables.own = 0
+            entries = self._read_entries(code)
+            if 0 <= index < len(entries):
+                word = entries[index]
+                types = self._heap.layout.types
+                if self._heap.instance_type(word) != types.shared_function_info:
+                    raise MalformedData("deoptimization data", f"{word:#x} is not a function")
+                slots = code.deoptimization_data - 1 + self._heap.layout.objects.fixed_array_data
+                code.guards[slots + 8 * index] = word.to_bytes(8, "little")
+                tables.own = word
+        return tables.own
+
+    def inlined(self, code: CodeObject, offset: int, shared: int) -> list[Place]:
+        """Return the functions that are in a call which returns to optimized code.
+
+        Args:
+            code: Optimized code.
+            offset: Of the return address.
+            shared: SharedFunctionInfo of the frame's function; 0 if not known.
+
+        Returns:
+            Innermost first; the last one is the frame's function.
+
+        Raises:
+            FaultError: A table cannot be read.
+            MalformedData: A table does not make sense.
+        """
+        own = self.own_function(code) or shared
+        tables = _tables(code)
+        if tables.safepoints is None:
+            tables.safepoints = self._read_safepoints(code)
+        index = tables.safepoints.get(offset)
+        if index is None or not tables.entries:
+            return [Place(own, None)]
+        at = self._code.deopt_first_entry + self._layout.deopt_entry_size * index + 1
+        if at >= len(tables.entries):
+            raise MalformedData("deoptimization data", f"no entry {index}")
+        if not tables.translations:
+            tables.translations = self._heap.read_byte_array(
+                tables.entries[self._layout.deopt_translations], MAX_TABLE_SIZE
+            )
+        start = smi_value(tables.entries[at])
+        frames = decode_translation(tables.translations, start, self._layout.opcodes)
+        places = [self._place(code, frame, own) for frame in reversed(frames)]
+        if not places:
+            return [Place(own, None)]
+        return places
+
+    def _place(self, code: CodeObject, frame: TranslatedFrame, own: int) -> Place:
+        shared = own
+        if frame.literal != SELF_LITERAL:
+            shared = self._read_literal(code, frame.literal)
+        if not frame.has_bytecode:
+            return Place(shared, self._node_position(shared, frame.place))
+        function = self._functions.read_shared(shared)
+        if function is None or function.bytecode_array is None:
+            return Place(shared, None)
+        return Place(shared, self._bytecode_position(function.bytecode_array, frame.place))
+
+    def _read_literal(self, code: CodeObject, index: int) -> int:
+        """Return the SharedFunctionInfo that a literal is or, being a JSFunction, has."""
+        heap = self._heap
+        objects, types = heap.layout.objects, heap.layout.types
+        array = _tables(code).entries[self._code.deopt_literal_array]
+        count = smi_value(heap.read_field(array, objects.fixed_array_length))
+        if not 0 <= index < count:
+            raise MalformedData("deoptimization data", f"no literal {index}")
+        address = array - 1 + objects.fixed_array_data + 8 * index
+        word = heap.read_word(address)
+        code.guards[address] = word.to_bytes(8, "little")
+        if heap.instance_type(word) == types.js_function:
+            word = heap.read_field(word, objects.js_function_shared)
+        if heap.instance_type(word) != types.shared_function_info:
+            raise MalformedData("deoptimization data", f"literal {index} is not a function")
+        return word
+
+    def _node_position(self, shared: int, node: int) -> int | None:
+        """Return where in the script a node of the syntax tree is, as a call returns to it.
+
+        The function's full-codegen code knows; if that is gone, or was made anew since and numbers
+        its nodes in another way, nothing does.
+        """
+        slot = self._heap.layout.objects.sfi_code
+        if slot is None:
+            return None
+        try:
+            tables = self._read_unoptimized(self._heap.read_field(shared, slot))
+        except (FaultError, MalformedData):
+            return None
+        if tables.node_offsets is None or tables.positions is None:
+            return None
+        offset = tables.node_offsets.get(node)
+        return None if offset is None else tables.positions.find(offset - 1)
+
+    def _read_unoptimized(self, word: int) -> LegacyTables:
+        heap, layout = self._heap, self._code
+        header = heap.memory.read(Address(word - 1), layout.flags + 4)
+        known = self._unoptimized.get(word)
+        if known is not None and known[0] == header:
+            return known[1]
+        if heap.map_type(_word(header, 0)) != heap.layout.types.code:
+            raise MalformedData("function", "its code is something else")
+        flags = int.from_bytes(header[layout.flags : layout.flags + 4], "little")
+        kind = layout.kinds.get(flags >> layout.kind_shift & layout.kind_mask)
+        if kind is not CodeKind.FULL_CODEGEN:
+            raise MalformedData("function", "its code is not full-codegen code")
+        size = int.from_bytes(
+            header[layout.instruction_size : layout.instruction_size + 4], "little"
+        )
+        data = _word(header, layout.deoptimization_data)
+        tables = LegacyTables(
+            self._read_positions(_word(header, layout.position_table), size),
+            decode_node_offsets(heap.read_fixed_array(data, _MAX_DEOPT_WORDS)),
+        )
+        if len(self._unoptimized) >= _MAX_UNOPTIMIZED:
+            self._unoptimized.clear()
+        self._unoptimized[word] = header, tables
+        return tables
+
+    def _read_positions(self, array: int, code_size: int) -> OffsetTable:
+        data = self._heap.read_byte_array(array, MAX_TABLE_SIZE)
+        encoding = self._layout.relocation_encoding
+        if encoding is not None:
+            return decode_relocation(data, encoding, code_size)
+        offsets, values = decode_positions(data, self._code.position_encoding)
+        places = [script_offset(value) for value in values]
+        return OffsetTable(offsets, [-1 if place is None else place for place in places])
+
+    def _read_entries(self, code: CodeObject) -> tuple[int, ...]:
+        """Return the words of the deoptimization data; none where code cannot deoptimize."""
+        tables = _tables(code)
+        if not tables.entries:
+            data = code.deoptimization_data
+            if self._heap.instance_type(data) != self._heap.layout.types.fixed_array:
+                raise MalformedData("deoptimization data", f"{data:#x}")
+            tables.entries = self._heap.read_fixed_array(data, _MAX_DEOPT_WORDS)
+        return tables.entries
+
+    def _read_safepoints(self, code: CodeObject) -> dict[int, int]:
+        layout, memory = self._layout, self._heap.memory
+        self._read_entries(code)
+        field = memory.read(Address(code.address + layout.safepoint_table_offset), 4)
+        start = safepoint_table_start(int.from_bytes(field, "little"), layout)
+        if not 0 < start < code.size:
+            raise MalformedData("safepoint table", f"{start} bytes from the start")
+        (count,) = struct.unpack("<I", memory.read(Address(code.start + start), 4))
+        size = count * layout.safepoint_entry_size
+        if count > MAX_SAFEPOINTS or start + 8 + size > code.size:
+            raise MalformedData("safepoint table", f"{count} entries")
+        data = memory.read(Address(code.start + start + 8), size)
+        return decode_safepoints(data, layout.safepoint_entry_size)
+
+
+def _tables(code: CodeObject) -> LegacyTables:
+    if code.legacy is None:
+        code.legacy = LegacyTables()
+    return code.legacy
+
+
+def _word(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 8], "little")
 
 
 def safepoint_table_start(word: int, layout: LegacyCodeLayout) -> int:

@@ -293,7 +293,7 @@ def _derive_kinds(constants: Constants) -> dict[int, CodeKind]:
     kinds = {}
     for name, kind in (
         ("full_codegen", CodeKind.FULL_CODEGEN),
-        ("optimized", CodeKind.CRANKSHAFT),
+        ("optimized", CodeKind.LEGACY_OPTIMIZED),
         ("bytecode_handler", CodeKind.BYTECODE_HANDLER),
         ("builtin_or_regexp", CodeKind.BUILTIN_OR_REGEXP),
         ("regexp", CodeKind.REGEXP),

@@ -26,6 +26,14 @@ _MAX_INLINING_DEPTH = 64
 """Guards against cycles; V8 stops at 50 (kMaxDepthForInlining in src/compiler/js-inlining.cc, the
 same in five versions of the file, from FLAG_trace_turbo_inlining to today)."""
 
+_FROM_0 = frozenset(
+    {
+        PositionEncoding.ZIGZAG_FROM_0,
+        PositionEncoding.ZIGZAG_NO_EXTERNAL_BIT,
+        PositionEncoding.ZIGZAG_PLAIN,
+    }
+)
+
 PROLOGUE = -1
 """Bytecode offset of baseline code that runs before the first bytecode: kFunctionEntry."""
 
@@ -123,13 +131,16 @@ def decode_positions(table: bytes, encoding: PositionEncoding) -> OffsetTable:
     Every entry is (offset delta, position delta), the latter zig-zag. Offsets cannot go backwards:
     the sign of a zig-zag offset delta is a flag ("is a statement"), v < 0 meaning -(v + 1).
 
-    Source: v8/src/codegen/source-position-table.cc, DecodeEntry, at 7.8.279, 11.3.244, 14.6.202.
+    Values of V8 before 7 are given as later ones would be.
+
+    Source: v8/src/codegen/source-position-table.cc, DecodeEntry, at 7.8.279, 11.3.244, 14.6.202;
+    v8/src/source-position.h at 6.2.414 and v8/src/source-position-table.cc at 5.5.372.
     """
     numbers = decode_varints(table)
     if len(numbers) & 1:
         raise MalformedData("position table", "ends within an entry")
     # Before V8 8.0 the offsets of a table begin at 0; later at kFunctionEntryBytecodeOffset.
-    offset = 0 if encoding is PositionEncoding.ZIGZAG_FROM_0 else -1
+    offset = 0 if encoding in _FROM_0 else -1
     # Zig-zag n is delta n >> 1 whether it is positive, n = 2v, or flagged, n = 2(v + 1) - 1.
     shift = 2 if encoding is PositionEncoding.UNSIGNED_FLAGS else 1
     position = 0
@@ -141,6 +152,10 @@ def decode_positions(table: bytes, encoding: PositionEncoding) -> OffsetTable:
         position += (delta >> 1) ^ -(delta & 1)
         offsets.append(offset)
         values.append(position)
+    if encoding is PositionEncoding.ZIGZAG_NO_EXTERNAL_BIT:
+        values = [value << 1 for value in values]
+    elif encoding is PositionEncoding.ZIGZAG_PLAIN:
+        values = [value + 1 << 1 for value in values]
     return OffsetTable(offsets, values)
 
 

@@ -39,12 +39,24 @@ def zigzag(value: int) -> bytes:
     return varint(value << 1 if value >= 0 else (-value << 1) - 1)
 
 
+FROM_0 = (
+    PositionEncoding.ZIGZAG_FROM_0,
+    PositionEncoding.ZIGZAG_NO_EXTERNAL_BIT,
+    PositionEncoding.ZIGZAG_PLAIN,
+)
+
+
 def encode(entries: list[tuple[int, int, bool]], encoding: PositionEncoding) -> bytes:
     """Write (offset, position, is statement) as V8 does."""
     data = b""
-    offset = 0 if encoding is PositionEncoding.ZIGZAG_FROM_0 else -1
+    offset = 0 if encoding in FROM_0 else -1
     position = 0
-    for next_offset, next_position, statement in entries:
+    for next_offset, plain_position, statement in entries:
+        next_position = plain_position
+        if encoding is PositionEncoding.ZIGZAG_NO_EXTERNAL_BIT:
+            next_position >>= 1
+        elif encoding is PositionEncoding.ZIGZAG_PLAIN:
+            next_position = (next_position >> 1) - 1
         delta = next_offset - offset
         if encoding is PositionEncoding.UNSIGNED_FLAGS:
             data += varint(delta << 2 | 2 | statement)
