@@ -53,22 +53,22 @@ def make_plan(layout: Layout) -> CapturePlan:
         # The callee, before a frame has been built. Source: src/codegen/x64/register-x64.h at
         # 7.8.279 and 13.6.233, kJSFunctionRegister.
         follow_registers=("rdi",),
-    )
-
-
-def marker_slot(layout: Layout) -> int:
-    """Return where, relative to fp, a frame that is not a JavaScript frame has its marker."""
-    if layout.frame.marker_scheme is MarkerScheme.SMI_AT_FUNCTION:
         frame_slots=frame_slots(frame),
         follow_word=objects.js_function_shared,
-        return layout.frame.function
-    return layout.frame.context
+    )
+
 
 def frame_slots(frame: FrameLayout) -> tuple[int, ...]:
     """Return the slots of `FrameWords`; 0 for those that this V8 lacks."""
     slots = (frame.context, frame.function, frame.bytecode_array, frame.bytecode_offset)
     return (*(slot if slot is not None else 0 for slot in slots), EXIT_TARGET)
 
+
+def marker_slot(layout: Layout) -> int:
+    """Return where, relative to fp, a frame that is not a JavaScript frame has its marker."""
+    if layout.frame.marker_scheme is MarkerScheme.SMI_AT_FUNCTION:
+        return layout.frame.function
+    return layout.frame.context
 
 
 def encode_marker(layout: Layout, frame_type: int) -> int:
