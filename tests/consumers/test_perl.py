@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers import flamegraph, run
+from consumers.commands import flamegraph, run
 from jsspy.formats import FORMATS
 from jsspy.formats.folded import write_difference
 from jsspy.model.profile import Profile
