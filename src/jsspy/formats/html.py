@@ -253,10 +253,9 @@ def _meta(profile: Profile) -> dict[str, Any]:
     """Return what is known about the recording, and the account of its samples."""
     meta, stats = profile.meta, profile.stats
     lost = {reason.value: count for reason, count in stats.lost.items() if count}
-    truncated = {reason.value: count for reason, count in stats.truncated.items() if count}
-    if not truncated:
-        reasons = list(profile.truncated.values())
-        truncated = {r.value: reasons.count(r) for r in Truncation if r in reasons}
+    # Of the samples that are shown: they may be a part of the recording.
+    reasons = list(profile.truncated.values())
+    truncated = {r.value: reasons.count(r) for r in Truncation if r in reasons}
     return {
         "command": names.clean(meta.command),
         "engine": names.clean(meta.engine),

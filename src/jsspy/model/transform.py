@@ -199,6 +199,35 @@ def filter_samples(
     return _copy_columns(profile, result, rows, samples)
 
 
+def cut(profile: Profile, start_ns: int = 0, end_ns: int | None = None) -> Profile:
+    """Keep the samples of a part of the recording, and say so in its metadata.
+
+    Args:
+        profile: Where from.
+        start_ns: Since the recording's start.
+        end_ns: Since the recording's start; None is its end.
+
+    Raises:
+        JsspyError: Its samples have no times (it was imported from a format without them).
+    """
+    first, last = min(profile.time_ns, default=0), max(profile.time_ns, default=0)
+    if first == last and len(profile) > 1:
+        raise JsspyError("samples without times cannot be cut by time")
+    begin = profile.meta.start_ns or first
+    result = filter_samples(
+        profile,
+        start_ns=begin + start_ns,
+        end_ns=None if end_ns is None else begin + end_ns,
+    )
+    meta = result.meta
+    whole_ns = meta.duration_ns or last - begin
+    meta.start_ns = begin + start_ns
+    meta.duration_ns = max(min(whole_ns, whole_ns if end_ns is None else end_ns) - start_ns, 0)
+    if meta.start_time_unix_ns:
+        meta.start_time_unix_ns += start_ns
+    return result
+
+
 def merge(profiles: Sequence[Profile]) -> Profile:
     """Put profiles together, samples in order of time; threads with equal pid and tid are one.
 
