@@ -52,7 +52,13 @@ _TIERS = {
     CodeKind.BASELINE: Tier.BASELINE,
     CodeKind.MAGLEV: Tier.MAGLEV,
     CodeKind.TURBOFAN: Tier.OPTIMIZED,
+    CodeKind.FULL_CODEGEN: Tier.BASELINE,
+    CodeKind.LEGACY_OPTIMIZED: Tier.OPTIMIZED,
 }
+_TELL_FUNCTION = frozenset({CodeKind.MAGLEV, CodeKind.TURBOFAN, CodeKind.LEGACY_OPTIMIZED})
+_WITHOUT_POSITIONS = frozenset(
+    {CodeKind.OTHER, CodeKind.BYTECODE_HANDLER, CodeKind.BUILTIN_OR_REGEXP}
+)
 _REGEXP: Frames = (Frame("irregexp", FrameKind.REGEXP),)
 _WASM: Frames = (Frame("wasm code", FrameKind.WASM),)
 _UNKNOWN: Frames = (UNKNOWN,)
@@ -93,6 +99,9 @@ class JsSymbolizer:
         self._vm_frames: dict[str, Frames] = {
             kind.name: (Frame(kind.label, kind.kind),) for kind in v8.decoder.types.values()
         }
+        self._interpreting: set[int] = set()
+        """Return addresses in generated code of the interpreter: before V8 7.1, when its builtins
+        were made at run time. There the bytecode offset, not the pc, says where a function is."""
         self._dispatch: dict[tuple[int, int], int] = {}
         self._shared_at = v8.layout.objects.js_function_shared
 
@@ -147,7 +156,7 @@ class JsSymbolizer:
             if region is Region.GENERATED:
                 pcs.append(pc)
                 if fp:
-                    key = (pc, shared, is_return - 2)
+                    key = (pc, shared, words[3] if pc in self._interpreting else is_return - 2)
             elif region is Region.BUILTINS:
                 key = (0, shared, words[3])
             answer = answers.get(key) if key is not None else None
@@ -281,15 +290,9 @@ class JsSymbolizer:
         if info.script is None:
             return _Answer((self._builtin(raw, area, info),), (info,), None, 0, 0, is_kept=False)
         if area.region is Region.BUILTINS and is_smi(words.bytecode_offset):
-            array = words.bytecode_array
-            types = self._v8.layout.types
-            if self._v8.heap.instance_type(array) != types.bytecode_array:
-                # Moved since: the function knows where to.
-                array = info.bytecode_array or 0
-            if array:
-                position = self._bytecode_position(info, array, words.bytecode_offset)
-                frame = _frame(info, position, Tier.INTERPRETED, inlined=False)
-                return _Answer((frame,), (info,), None, 1, 1, is_kept=position is not None)
+            answer = self._interpreted(words, info)
+            if answer is not None:
+                return answer
         builtin = self._builtin_at(raw, area)
         # Builtins that make the frame of baseline code, or that it jumps to to take it down.
         is_baseline = builtin is not None and builtin.name.startswith("Baseline")
@@ -307,7 +310,9 @@ class JsSymbolizer:
         if info.bytecode_array == words.bytecode_array:
             return True
         code = self._find_code(raw.pc, area) if area.region is Region.GENERATED else None
-        if code is None or code.kind not in (CodeKind.MAGLEV, CodeKind.TURBOFAN):
+        if code is not None and code.kind is CodeKind.FULL_CODEGEN:
+            return self._v8.is_unoptimized_code_of(code, info.address)
+        if code is None or code.kind not in _TELL_FUNCTION:
             return False
         places = self._v8.codes.positions(code, raw.pc, is_return_address=raw.is_return_address)
         return bool(places) and places[-1].shared == info.address
@@ -343,10 +348,8 @@ class JsSymbolizer:
     ) -> _Answer:
         """Name a frame of generated code."""
         code = self._find_code(raw.pc, area)
-        if code is None or code.kind is CodeKind.OTHER:
-            if info is None:
-                return _NOT_FOUND
-            return _Answer((_frame(info, None, None, inlined=False),), (info,), None, 1, 1)
+        if code is None or code.kind in _WITHOUT_POSITIONS:
+            return self._without_positions(raw, words, area, code, info)
         if code.kind is CodeKind.REGEXP:
             return _Answer(_REGEXP, (), code, 0, 0)
         array = words.bytecode_array
@@ -366,6 +369,63 @@ class JsSymbolizer:
         )
         in_prologue = not raw.is_return_address and raw.pc - code.start < _PROLOGUE_SIZE
         return self._expand(code, places, info, framed=bool(raw.fp), in_prologue=in_prologue)
+
+    def _without_positions(
+        self,
+        raw: RawFrame,
+        words: FrameWords,
+        area: CodeArea,
+        code: CodeObject | None,
+        info: SharedFunctionInfo | None,
+    ) -> _Answer:
+        """Name a frame that is in no code of a function: of a builtin, a stub, the interpreter."""
+        if info is None:
+            if code is not None and code.kind is CodeKind.BUILTIN_OR_REGEXP:
+                return _Answer(_REGEXP, (), code, 0, 0)
+            return _NOT_FOUND
+        if info.script is None:
+            return _Answer((self._builtin(raw, area, info),), (info,), None, 0, 0, is_kept=False)
+        if not raw.fp:
+            # What the function is entered by.
+            frame = _frame(info, info.start, None, inlined=False)
+            return _Answer((frame,), (info,), code, 1, 1, is_kept=False)
+        if code is None or not self._is_interpreted(words, info):
+            self._interpreting.discard(raw.pc)
+            return _Answer((_frame(info, None, None, inlined=False),), (info,), None, 1, 1)
+        # Another answer for every offset: kept from the next time on, under the right key.
+        is_known = raw.pc in self._interpreting
+        if raw.is_return_address:
+            if len(self._interpreting) >= _MAX_DISPATCH:
+                self._interpreting.clear()
+            self._interpreting.add(raw.pc)
+        answer = self._interpreted(words, info)
+        if answer is None:
+            return _NOT_FOUND
+        return answer._replace(code=code, is_kept=answer.is_kept and is_known)
+
+    def _interpreted(self, words: FrameWords, info: SharedFunctionInfo) -> _Answer | None:
+        """Name a frame of the interpreter; None if its bytecode is gone."""
+        array = words.bytecode_array
+        if self._v8.heap.instance_type(array) != self._v8.layout.types.bytecode_array:
+            # Moved since: the function knows where to.
+            array = info.bytecode_array or 0
+        if not array:
+            return None
+        position = self._bytecode_position(info, array, words.bytecode_offset)
+        frame = _frame(info, position, Tier.INTERPRETED, inlined=False)
+        return _Answer((frame,), (info,), None, 1, 1, is_kept=position is not None)
+
+    def _is_interpreted(self, words: FrameWords, info: SharedFunctionInfo) -> bool:
+        """Whether the slots of a frame hold bytecode and an offset in it."""
+        array = words.bytecode_array
+        return (
+            info.bytecode_array is not None
+            and is_smi(words.bytecode_offset)
+            and (
+                array == info.bytecode_array
+                or self._v8.heap.instance_type(array) == self._v8.layout.types.bytecode_array
+            )
+        )
 
     def _can_be(self, code: CodeObject, pc: int, array: int) -> bool:
         """Whether baseline code without a frame can be that of the function in rdi.
@@ -426,21 +486,22 @@ class JsSymbolizer:
         handler has a stale slot: in 4 of 5 samples of a hot loop even the line was wrong. r9 is
         believed if the dispatch table (r15) says that the bytecode at r9 is run by the very
         handler that contains pc; late in a handler r9 may have been used for something else.
+        Before V8 7.1 it was r12. Source: kInterpreterBytecodeOffsetRegister in
+        src/x64/macro-assembler-x64.h at 6.2.414 and src/codegen/x64/register-x64.h at 7.8.279.
         """
-        area = self._code.find(stack[0].pc)
-        if area.region is not Region.BUILTINS or stack[0].words or len(stack) < 2:
-            return stack
-        builtin = self._v8.builtins.find(stack[0].pc - area.bias)
-        if builtin is None or not builtin.is_handler:
-            return stack
+        start, index = self._find_handler(stack)
         # A handler may have pushed a frame of its own around a call.
-        index = 2 if self._is_stub(stack[1]) and len(stack) > 2 else 1
+        if start and index + 1 < len(stack) and self._is_stub(stack[index]):
+            index += 1
+        if not start or index >= len(stack):
+            return stack
         frame = stack[index]
         layout = self._v8.layout.code
         if not frame.words or layout.bytecode_data is None or layout.bytecode_length is None:
             return stack
         words = FrameWords(*frame.words)
-        array, r9 = words.bytecode_array, registers.r9
+        array = words.bytecode_array
+        r9 = registers.r9 if layout.legacy is None else registers.r12
         try:
             length = smi_value(self._v8.heap.read_field(array, layout.bytecode_length))
             header = layout.bytecode_data - 1
@@ -450,10 +511,27 @@ class JsSymbolizer:
             handler = self._handler_of(registers.r15, opcode)
         except FaultError:
             return stack
-        if handler != builtin.start + area.bias:
+        if handler != start:
             return stack
         fixed = frame._replace(words=words._replace(bytecode_offset=r9 << 32))
         return [*stack[:index], fixed, *stack[index + 1 :]]
+
+    def _find_handler(self, stack: Sequence[RawFrame]) -> tuple[int, int]:
+        """Return the address of the bytecode handler at the leaf, 0 if there is none.
+
+        And the index of the first frame with words: an embedded builtin stands for itself.
+        """
+        leaf = stack[0]
+        area = self._code.find(leaf.pc)
+        if area.region is Region.BUILTINS and not leaf.words:
+            builtin = self._v8.builtins.find(leaf.pc - area.bias)
+            if builtin is not None and builtin.is_handler:
+                return builtin.start + area.bias, 1
+        elif area.region is Region.GENERATED and self._v8.layout.code.legacy is not None:
+            code = self._find_code(leaf.pc, area)
+            if code is not None and code.kind is CodeKind.BYTECODE_HANDLER:
+                return code.start, 0
+        return 0, 0
 
     def _is_stub(self, raw: RawFrame) -> bool:
         kind = self._v8.decoder.types.get(raw.words[0]) if raw.words else None
@@ -479,9 +557,10 @@ def _frame(
 ) -> Frame:
     """Return the frame of a function at a position of its script."""
     script = info.script
+    is_builtin = script is None or script.is_native
     return Frame(
         name=clean(info.name),
-        kind=FrameKind.JS,
+        kind=FrameKind.BUILTIN if is_builtin else FrameKind.JS,
         tier=tier,
         location=_locate(script, position),
         definition=_locate(script, info.start if info.start >= 0 else None),

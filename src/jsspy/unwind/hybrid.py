@@ -90,7 +90,18 @@ _HEAD_SIZE = 96
 _RETURN_REGISTERS = (10, 8, 2, 1, 3, 11)
 """r10, r8, rcx, rdx, rbx, r11: hold the return address while V8's code drops arguments."""
 
-_FUNCTION_KINDS = frozenset({CodeKind.BASELINE, CodeKind.MAGLEV, CodeKind.TURBOFAN})
+_LEGACY_HEAD_SIZE = 512
+"""The same before V8 7.1: the receiver may be fixed up, and optimized code looked for, in front."""
+
+_FUNCTION_KINDS = frozenset(
+    {
+        CodeKind.BASELINE,
+        CodeKind.MAGLEV,
+        CodeKind.TURBOFAN,
+        CodeKind.FULL_CODEGEN,
+        CodeKind.LEGACY_OPTIMIZED,
+    }
+)
 
 _WORD = Struct("<Q").unpack_from
 _RESTORED = (
@@ -222,6 +233,10 @@ class _Walk:
                 self._exit_pc = v8.isolate_word(snapshot, isolate.fast_c_call_caller_pc)
             else:
                 self._exit_fp = v8.isolate_word(snapshot, isolate.c_entry_fp)
+                if isolate.handler is not None:
+                    # Entering JavaScript does not clear it, but puts a try handler below it.
+                    handler = v8.isolate_word(snapshot, isolate.handler)
+                    self._exit_fp = self._exit_fp if self._exit_fp < handler else 0
             if self._exit_fp <= snapshot.registers.rsp:
                 self._exit_fp = 0
 
@@ -478,6 +493,8 @@ class _Walk:
         """
         if area.region is Region.BUILTINS:
             self._repair_builtin(v8, area)
+        elif v8.layout.code.legacy is not None:
+            self._repair_legacy(v8)
         else:
             self._repair_generated(v8)
 
@@ -500,6 +517,43 @@ class _Walk:
             # The frame has been popped, or the words that were compared are out of date: believed
             # only if the return address is where it must be then.
             self._skip_frameless(pc, 0, certain=False)
+
+    def _repair_legacy(self, v8: V8Reader) -> None:
+        """As `_repair_generated`, for V8 before 7.1.
+
+        Its builtins and stubs are generated code too, without names; and little of its code says
+        whose it is. So a function is named only if it is in rdi and entered through the very code
+        that contains pc. (At a `ret` the function that has popped its frame is seldom known.)
+        """
+        registers = self._registers
+        pc = registers[RIP]
+        v8.codes.validate_many((pc,))
+        code = self._find_code(v8, pc)
+        if code is None:
+            return
+        head, here = self._unwinder.memory.read_many([(code.start, _LEGACY_HEAD_SIZE), (pc - 1, 5)])
+        pushed = frame_push_offset(head) if head is not None else None
+        missing = return_address_offset(here[:1], here[1:]) if here is not None else None
+        if pushed is not None and pc - code.start <= pushed:
+            missing = 0
+        is_function = code.kind in _FUNCTION_KINDS
+        is_leaving = here is not None and here[1:2] in (b"\xc3", b"\xc2")
+        entered = v8.entry_of(self._snapshot.registers.rdi, self._snapshot.followed)
+        is_named = entered == code.start and (is_function or not is_leaving)
+        own = pc if is_named else 0
+        if missing is None and not self._has_all_slots():
+            self._skip_incomplete(v8, names_function=is_named)
+        elif missing is not None and (is_function or is_named):
+            self._skip_frameless(own, missing)
+        elif is_function:
+            if not self._is_frame_of(v8, code):
+                self._skip_frameless(own, 0, certain=False)
+        elif code.kind is CodeKind.OTHER:
+            words = self._words_at(v8, registers[RBP])
+            is_own = v8.decoder.find_type(words) is not None or self._is_builtin_function(v8, words)
+            if missing is not None or not is_own:
+                # A stub without a frame: where it was called from says more.
+                self._find_caller_in_generated(v8, words)
 
     def _repair_builtin(self, v8: V8Reader, area: CodeArea) -> None:
         registers = self._registers
@@ -634,6 +688,8 @@ class _Walk:
         if v8.decoder.find_type(words) is not None:
             return False
         shared = v8.shared_of(words.function, self._snapshot.followed)
+        if code.kind is CodeKind.FULL_CODEGEN:
+            return v8.is_unoptimized_code_of(code, shared)
         if code.kind is CodeKind.BASELINE:
             array = v8.bytecode_array_of(code)
             return array is None or words.bytecode_array == array

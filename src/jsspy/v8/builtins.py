@@ -58,7 +58,7 @@ class BuiltinTable:
             if blob[0] <= symbol.address < blob[1]
         )
         # Sizes are 0 in V8 7.8 and padding belongs to nobody: a builtin ends where the next starts.
-        ends = [address for address, _ in symbols[1:]] + [blob[1]]
+        ends = [address for address, _ in symbols[1:]] + [blob[1]] * bool(symbols)
         self._builtins = [
             Builtin(name[_PREFIX:], address, end)
             for (address, name), end in zip(symbols, ends, strict=True)

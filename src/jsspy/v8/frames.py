@@ -175,9 +175,7 @@ class FrameDecoder:
         marker, function, array, offset, target = self._order
         if self._at_function:
             context = self._old_marker(words[marker], words[function])
-            return FrameWords(
-                context, words[function], words[array], words[offset], words[target]
-            )
+            return FrameWords(context, words[function], words[array], words[offset], words[target])
         return FrameWords(
             words[marker], words[function], words[array], words[offset], words[target]
         )

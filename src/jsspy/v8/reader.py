@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from jsspy.errors import FaultError
 from jsspy.model.capture import FrameChain, StackSnapshot
 from jsspy.target.memory import Memory
 from jsspy.target.process import V8Binary
@@ -51,6 +52,31 @@ class V8Reader:
             return 0
         shared: int = _WORD(data, at)[0]
         return shared
+
+    def entry_of(self, function: int, followed: dict[int, bytes]) -> int:
+        """Return the address of the code that a JSFunction is entered by; 0 if it was not copied.
+
+        Only before V8 7.1. Source: JSFunction::code in src/objects-inl.h at 3.14.5 (the address of
+        the first instruction) and src/objects/js-objects-inl.h at 6.8.275 (the Code).
+        """
+        data = followed.get(function)
+        at = self.layout.objects.js_function_code
+        if data is None or at is None or len(data) < at + 8:
+            return 0
+        if self.heap.map_type(_WORD(data)[0]) != self.layout.types.js_function:
+            return 0
+        word: int = _WORD(data, at)[0]
+        return word - 1 + self.layout.code.instruction_start if word & 1 else word
+
+    def is_unoptimized_code_of(self, code: CodeObject, shared: int) -> bool:
+        """Say whether full-codegen code is, or may be, that of a SharedFunctionInfo."""
+        slot = self.layout.objects.sfi_code
+        if slot is None or not shared & 1:
+            return True
+        try:
+            return self.heap.read_field(shared, slot) == code.address + 1
+        except FaultError:
+            return True
 
     def bytecode_array_of(self, code: CodeObject) -> int | None:
         """Return the BytecodeArray that baseline code was made from; None if it does not say.

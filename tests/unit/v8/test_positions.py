@@ -82,7 +82,9 @@ def test_decode_inverts_encode(
 ) -> None:
     table = decode_positions(encode(entries, encoding), encoding)
     assert table.offsets == [offset for offset, _, _ in entries]
-    assert table.values == [position for _, position, _ in entries]
+    # Positions of V8 before 7 have no bit 0: they are never external.
+    has_bit = encoding not in FROM_0[1:]
+    assert table.values == [position if has_bit else position & ~1 for _, position, _ in entries]
 
 
 @given(st.binary(max_size=400), st.sampled_from(PositionEncoding))
