@@ -200,10 +200,15 @@ def profiler(path: Path, directory: Path) -> Iterator[Callable[..., str]]:
 
     daemon = subprocess.Popen([*command, "--daemon", str(path), "--session", "s"], env=env)
     try:
+        # A question before it listens makes the client clear the session away for good.
+        log = directory / "s.log"
         deadline = time.monotonic() + 60
-        while (status := ask("profile", "info")).returncode:
-            assert daemon.poll() is None, status.stderr
-            assert time.monotonic() < deadline, status.stderr
+        while "Profile loaded successfully" not in (
+            said := log.read_text() if log.exists() else ""
+        ):
+            assert daemon.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
         yield answer
     finally:
         daemon.terminate()
