@@ -12,7 +12,7 @@ typedef unsigned int u32;
 typedef int s32;
 typedef unsigned long long u64;
 
-#define MAX_FRAMES 1060 /* rows per record */
+#define MAX_FRAMES 2100 /* rows per record */
 #define MAX_PIECES 32 /* raw copies per record: the leaf and 31 bridges between C++ and V8 */
 #define MAX_PIECE_BYTES 32768 /* per raw copy */
 #define MAX_KERNEL_FRAMES 127
@@ -91,10 +91,11 @@ struct piece {
 _Static_assert(sizeof(struct piece) == 16, "struct piece");
 
 /* Value of the array `scratch`, one per CPU: the record that is being made, and the walk. */
-#define DATA_BYTES 163840 /* start of the last piece; rows and slots take 76,320 */
+#define DATA_BYTES 229376 /* start of the last piece; rows and slots take 151,200 */
+#define PAGE_BYTES 4096
 struct scratch {
 	struct header header;
-	u8 data[DATA_BYTES + sizeof(struct piece) + MAX_PIECE_BYTES + 8 * MAX_KERNEL_FRAMES];
+	u8 data[DATA_BYTES + sizeof(struct piece) + MAX_PIECE_BYTES + PAGE_BYTES];
 	struct slots slots[MAX_FRAMES];
 	u64 window[WINDOW_BYTES / 8];
 	u64 fp; /* of the frame that comes next */
@@ -104,10 +105,12 @@ struct scratch {
 	u64 leaf_end;
 	u64 first[MAX_PIECES];
 	u64 end[MAX_PIECES];
+	u64 piece; /* that comes next */
+	u64 offset; /* in data, where it goes */
 	u32 crossed;
 	u32 in_kernel;
 };
-_Static_assert(sizeof(struct scratch) == 728 + 197640 + 50880 + 72 + 40 + 512 + 8, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 728 + 266256 + 100800 + 72 + 40 + 512 + 16 + 8, "struct scratch");
 
 /* Indexes of the program array `steps`. */
 #define STEP_WALK 0u

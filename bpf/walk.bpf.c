@@ -25,7 +25,7 @@
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static __attribute__((always_inline)) inline
 
-#define STEPS 36 /* frames per tail call; at least 32 calls are allowed, `finish` is one */
+#define STEPS 70 /* frames per tail call; at least 32 calls are allowed, `finish` is one */
 #define MIN_LEAF_BYTES 2048 /* of a leaf that is C called by V8 without an exit frame */
 #define ENTRY_BYTES 128 /* below the fp of an entry frame: its slots, with room to spare */
 
@@ -57,6 +57,9 @@ extern u32 plans, threads, scratch, steps, ring, stats;
 
 /* Keep the compiler from forgetting that a bound was checked, or from checking something else. */
 #define OPAQUE(x) asm volatile("" : "+r"(x))
+
+/* Read memory again. */
+#define FRESH(x) (*(volatile __typeof__(x) *)&(x))
 
 INLINE void count(u32 index)
 {
@@ -103,8 +106,8 @@ INLINE int add_piece(struct scratch *st, u64 first, u64 end)
 /* Take one frame. Returns 1 when the walk is over. */
 INLINE int step(struct scratch *st, struct plan *plan, u64 stack_end)
 {
-	u64 fp = st->fp, pc = st->pc;
-	u64 n = st->header.frames;
+	u64 fp = FRESH(st->fp), pc = FRESH(st->pc);
+	u64 n = FRESH(st->header.frames);
 	OPAQUE(n);
 	if (n >= MAX_FRAMES) {
 		st->header.flags |= TOO_DEEP;
@@ -254,11 +257,16 @@ int finish(void *context)
 	if (offset > MAX_FRAMES * sizeof(struct row))
 		return 0;
 	probe_read_kernel(st->data + offset, n * sizeof(struct slots), st->slots);
-	offset = n * (sizeof(struct row) + sizeof(struct slots));
+	/* What changes from piece to piece is kept in memory, of which the verifier knows nothing: so
+	 * all ways through the loop look alike to it, and it follows one. */
+	st->offset = n * (sizeof(struct row) + sizeof(struct slots));
+	st->piece = 0;
 	u64 pieces = st->header.pieces;
-	u64 i;
-	for (i = 0; i < MAX_PIECES; i++) {
-		if (i >= pieces)
+	st->header.pieces = 0;
+	for (int k = 0; k < MAX_PIECES + 16; k++) {
+		u64 i = FRESH(st->piece);
+		offset = FRESH(st->offset);
+		if (i >= pieces || i >= MAX_PIECES)
 			break;
 		u64 first = st->first[i], end = st->end[i];
 		if (end > stack_end)
@@ -273,13 +281,26 @@ int finish(void *context)
 			break;
 		}
 		struct piece *piece = (struct piece *)(st->data + offset);
-		if (probe_read_user(st->data + offset + sizeof(*piece), size, (void *)first))
-			size = 0;
+		if (probe_read_user(piece + 1, size, (void *)first)) {
+			/* A page that was never touched: go on page by page. What cannot be read is 0. */
+			u64 page = PAGE_BYTES - (first & (PAGE_BYTES - 8));
+			if (size > page) {
+				size = page;
+				st->first[i] = first + page;
+				st->piece--;
+			}
+			OPAQUE(size);
+			if (size > PAGE_BYTES)
+				break;
+			probe_read_user(piece + 1, size, (void *)first);
+		}
 		piece->address = first;
 		piece->size = size;
-		offset += sizeof(*piece) + size;
+		st->offset = offset + sizeof(*piece) + size;
+		st->piece++;
+		st->header.pieces++;
 	}
-	st->header.pieces = i;
+	offset = FRESH(st->offset);
 	OPAQUE(offset);
 	if (offset > DATA_BYTES + sizeof(struct piece) + MAX_PIECE_BYTES)
 		return 0;
