@@ -50,6 +50,7 @@ from jsspy.v8.plan import make_plan
 
 REFRESH_NS = 250_000_000
 """How often threads, isolates and children are looked for."""
+from jsspy.symbolize.original import MappingStats, ScriptLog, map_frames
 
 SETTLE_NS = 2_000_000_000
 """How long after a change of the task list isolates are still expected to appear."""
@@ -149,6 +150,7 @@ class _Session:
             self.node_version,
             self.layout.version_text() if self.layout is not None else None,
         )
+        self.scripts = ScriptLog(target.pid)
 
     def refresh_threads(self, now_ns: int) -> bool:
         """Look for threads that own an isolate; say whether they are other ones than before."""
@@ -229,6 +231,8 @@ class Recorder:
             value_type: What the weights measure: CPU if the engine leaves sleepers out.
             strict: Raise where a V8 is not known, instead of degrading to native frames.
             follow_children: Pick up the targets' child processes that are node, at any depth.
+        source_maps: bool = True,
+        map_directory: str | None = None,
         """
         self.engine = engine
         self.profile = Profile(
@@ -238,6 +242,8 @@ class Recorder:
                 engine=engine.name,
                 jsspy_version=__version__,
             )
+            source_maps: Map frames to original sources when the recording is over.
+            map_directory: Where to look for maps that are not where the scripts say.
         )
         self.end: End | None = None
         self.infos: dict[Pid, TargetInfo] = {}
@@ -255,10 +261,15 @@ class Recorder:
         self._cpu_start_ns = time.process_time_ns()
 
     def __enter__(self) -> Self:
+        self._source_maps = source_maps
+        self._map_directory = map_directory
+        self.mapping = MappingStats()
+        """What came of source mapping, once the recording is over."""
         return self
 
     def __exit__(
         self,
+        self._past_scripts: list[ScriptLog] = []
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
@@ -277,8 +288,12 @@ class Recorder:
         Args:
             pid: The process.
             starting: It was started a moment ago: it may exec a few times before it is node.
+            session.scripts.close()
 
         Returns:
+        for log in self._past_scripts:
+            log.close()
+        self._past_scripts.clear()
             The process, opened; it is the recorder's to close.
 
         Raises:
@@ -342,6 +357,9 @@ class Recorder:
             for raw in batch:
                 self._take(raw)
             now = time.monotonic_ns()
+        if self._source_maps:
+            logs = [*self._past_scripts, *(it.scripts for it in self._sessions.values())]
+            self.mapping = map_frames(self.profile, logs, self._map_directory)
             if now >= next_refresh:
                 self._refresh()
                 next_refresh = now + REFRESH_NS
@@ -375,6 +393,9 @@ class Recorder:
     def _add_thread(self, session: _Session, raw: RawSample) -> int:
         target = session.target
         isolate = next((plan.isolate for plan in session.threads if plan.tid == raw.tid), 0)
+        functions = session.resolver.functions
+        if functions is not None and self._source_maps:
+            session.scripts.update(functions)
         name = target.thread_name(raw.tid)
         if int(raw.tid) != int(raw.pid) and name == target.thread_name(Tid(raw.pid)):
             # Before Node 24 a worker inherits the main thread's name.
@@ -417,7 +438,7 @@ class Recorder:
         """Begin again with a process that called exec. If that fails, the old session stays."""
         session = _open_session(pid, strict=self._strict)
         old = self._sessions[pid]
-        self._past.append(old.resolver)
+        self._forget(old)
         if old.threads:
             self.engine.remove_target(pid)
         old.target.close()
@@ -432,7 +453,7 @@ class Recorder:
         """Forget a process that ended."""
         session = self._sessions.pop(pid, None)
         if session is not None:
-            self._past.append(session.resolver)
+            self._forget(session)
             self.engine.remove_target(pid)
             session.target.close()
 
@@ -445,6 +466,12 @@ class Recorder:
         meta = self.profile.meta
         if not meta.command:
             meta.command = info.command
+    def _forget(self, session: _Session) -> None:
+        """Keep of a process that is to be closed what the account of the recording needs."""
+        self._past.append(session.resolver)
+        session.scripts.detach()
+        self._past_scripts.append(session.scripts)
+
             meta.node_version = info.node_version or ""
             meta.v8_version = info.v8_version or ""
         if session.note is not None:

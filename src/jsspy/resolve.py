@@ -20,6 +20,7 @@ from jsspy.target.process import Target, V8Binary
 from jsspy.unwind.base import CodeMap, Region
 from jsspy.unwind.chain import whole
 from jsspy.unwind.hybrid import HybridUnwinder
+from jsspy.v8.function import FunctionReader
 from jsspy.v8.layout import Layout
 from jsspy.v8.reader import V8Reader
 
@@ -73,6 +74,11 @@ _NO_PLAN = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
         self._js = JsSymbolizer(self._v8, self._code) if self._v8 is not None else None
         self._native = NativeSymbolizer(target)
         self._unknown_frames = 0
+
+    @property
+    def functions(self) -> FunctionReader | None:
+        """The functions and scripts that were met; None if nothing of V8 is known."""
+        return self._v8.functions if self._v8 is not None else None
 
     @property
     def js_frames(self) -> int:

@@ -9,6 +9,7 @@ import click
 
 from jsspy.cli import output
 from jsspy.cli.interrupts import Interrupts
+from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.targets import add_targets, choose_pids, targeting_options
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import NoSamples
@@ -27,6 +28,7 @@ _LIMIT_NS = 2_000_000_000
 @targeting_options
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too.")
 @click.option("--strict", is_flag=True, help="Fail if the V8 is not known.")
+@source_maps_option
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @output.color_option
 def dump_command(
@@ -34,6 +36,7 @@ def dump_command(
     name: re.Pattern[str] | None,
     subprocesses: bool,
     strict: bool,
+    source_maps: SourceMaps,
     as_json: bool,
 ) -> int:
     """Print the stack of every JavaScript thread, as it is now, leaf first.
@@ -49,6 +52,8 @@ def dump_command(
         value_type=ValueType.WALL,
         strict=strict,
         follow_children=subprocesses,
+        source_maps=source_maps.wanted,
+        map_directory=source_maps.directory,
     ) as recorder:
         add_targets(recorder, chosen, "dump")
         threads = recorder.profile.threads
@@ -65,6 +70,8 @@ def dump_command(
         output.echo_json([_process_value(recorder, info) for info in recorder.infos.values()])
     else:
         click.echo("\n\n".join(_process_text(recorder, info) for info in recorder.infos.values()))
+    if recorder.mapping.missing:
+        output.note(f"jsspy: {recorder.mapping.describe()}")
     for sentence in recorder.profile.meta.notes:
         output.note(f"jsspy: {sentence}")
     if not len(recorder.profile):

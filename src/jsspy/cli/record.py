@@ -13,6 +13,7 @@ from jsspy.cli import output
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.outputs import choose_format, default_file_name, output_options
 from jsspy.cli.progress import Progress, make_progress
+from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.summary import describe_targets, show_summary, summarize
 from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
@@ -81,6 +82,7 @@ def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> fl
 @click.option(
     "--strict", is_flag=True, help="Fail if the V8 is not known, instead of native frames only."
 )
+@source_maps_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @output.color_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
@@ -96,6 +98,7 @@ def record_command(
     subprocesses: bool,
     idle: bool,
     strict: bool,
+    source_maps: SourceMaps,
     as_json: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -124,6 +127,8 @@ def record_command(
         value_type=ValueType.WALL if idle else ValueType.CPU,
         strict=strict,
         follow_children=subprocesses,
+        source_maps=source_maps.wanted,
+        map_directory=source_maps.directory,
     ) as recorder:
         now = time.time()
         started = None
@@ -208,6 +213,8 @@ def _finish(
     elif recorder.end is End.TARGET_ENDED and duration_s is not None and started is None:
         exit_code = EXIT_TARGET_ENDED
         rest.append("it ended before the duration was over")
+    if mapping := recorder.mapping.describe():
+        rest.append(f"source maps  {mapping}")
     size = exporter.size() if isinstance(exporter, FileExporter) and len(profile) else None
     if as_json:
         value = summarize(recorder) | {

@@ -37,6 +37,11 @@ def summarize(recorder: Recorder) -> dict[str, Any]:
             "max_us": round(pauses.max_ns / 1e3, 1),
             "total_us": round(pauses.total_ns / 1e3, 1),
         },
+        "source_maps": {
+            "frames": recorder.mapping.frames,
+            "maps": recorder.mapping.maps,
+            "missing": recorder.mapping.missing,
+        },
         "profiler_cpu_s": round(stats.profiler_cpu_ns / 1e9, 3),
         "targets": [
             {

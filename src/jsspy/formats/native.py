@@ -11,6 +11,7 @@ Lossless: the profile that is read equals the one written, order of tables inclu
     STRS  all strings: count u32, their sizes in bytes u32 each, UTF-8 (lone surrogates as such)
     LOCS  url, line, column         MODS  path, build id         SRCS  url, source text
     FRAM  one row per frame         STAK  distance to the parent row (row + 1 for roots), frame
+    ODEF  per frame, where its function begins after source mapping; absent if none was mapped
     SAMP  one row per sample, in blocks; times are differences within the block
     DONE  empty, and last: without it the file was cut off
 
@@ -58,6 +59,7 @@ MAX_STRINGS = 1 << 23
 
 _LOCATION = "iii"
 _PAIR = "ii"
+_INDEX = "i"
 _FRAME = "ibbiibqibQii"
 _STACK = "ii"
 _SAMPLE = "iiqqbbb"
@@ -93,6 +95,14 @@ class Native:
         frames = _pack(
             _FRAME, (_frame_row(frame, strings, locations, modules) for frame in profile.frames)
         )
+        mapped = any(frame.original_definition for frame in profile.frames)
+        originals = _pack(
+            _INDEX,
+            (
+                (locations.index(frame.original_definition),)
+                for frame in (profile.frames if mapped else ())
+            ),
+        )
         places = _pack(
             _LOCATION,
             (
@@ -121,6 +131,8 @@ class Native:
         _write_section(out, b"LOCS", places)
         _write_section(out, b"MODS", files)
         _write_section(out, b"FRAM", frames)
+        if mapped:
+            _write_section(out, b"ODEF", originals)
         _write_section(out, b"STAK", stacks)
         for start in range(0, len(profile), _BLOCK_SAMPLES):
             _write_section(out, b"SAMP", _encode_samples(profile, start))
@@ -443,6 +455,7 @@ def _decode_frames(
         )
     ]
     kinds, tiers = words["kinds"], words["tiers"]
+    originals = _unpack(_INDEX, parts.get(b"ODEF", b""), MAX_FRAMES, "definitions")[0]
     for number, row in enumerate(
         zip(*_unpack(_FRAME, parts[b"FRAM"], MAX_FRAMES, "frames"), strict=True)
     ):
@@ -459,6 +472,7 @@ def _decode_frames(
             address=address if known else None,
             original=_maybe(locations, original[0]),
             original_name=_maybe(strings, original[1]),
+            original_definition=_maybe(locations, _pick(originals, number)) if originals else None,
         )
         if profile.intern_frame(frame) != number:
             _file.fail(f"frame {number}: a second time")

@@ -95,9 +95,11 @@ def path_of(url: str) -> str:
 def place_of(frame: Frame) -> Location | None:
     """Return where a function is written: url, and line and column if they are its own.
 
-    After source mapping only the file is known of the original function; its line is not, because
-    positions are mapped where code executes.
+    After source mapping that is the original place. Where the map does not cover the function's
+    beginning, only the file is known: it was mapped where code executes.
     """
+    if frame.original_definition is not None and frame.original_definition.url:
+        return frame.original_definition
     if frame.original is not None and frame.original.url:
         return Location(frame.original.url)
     if frame.definition is not None and frame.definition.url:
@@ -122,6 +124,7 @@ def function_of(frame: Frame) -> Frame:
         module=frame.module,
         original=frame.original and Location(frame.original.url),
         original_name=frame.original_name,
+        original_definition=frame.original_definition,
     )
 
 
@@ -156,8 +159,8 @@ def classic_parts(frame: Frame) -> tuple[str, str, str]:
     `[unknown]` for a missing line; `write:[native]`; `[entry frame]`. The path is the second part;
     "" for frames that have none.
     """
-    name = clean(frame.name)
-    place = frame.definition or frame.location
+    name = clean(frame.original_name or frame.name)
+    place = place_of(frame) or frame.definition
     match frame.kind:
         case FrameKind.VM_FRAME | FrameKind.VM_STATE:
             return (name if name[:1] in {"[", "("} and len(name) > 1 else f"[{name}]", "", "")
@@ -171,7 +174,7 @@ def classic_parts(frame: Frame) -> tuple[str, str, str]:
         case _ if place is None:
             return name or "[unknown]", "", ""
     path = clean(place.url) if place else ""
-    line = place.line if place and frame.definition else None
+    line = place.line if place else None
     return f"{name or '[empty]'}:", path or "[empty]", f":{'[unknown]' if line is None else line}"
 
 

@@ -148,6 +148,12 @@ class Profile:
             self.frames.append(frame)
         return index
 
+    def replace_frame(self, index: int, frame: Frame) -> None:
+        """Put `frame`, which is none of the others, in the place of a frame of the table."""
+        del self._frame_index[self.frames[index]]
+        self._frame_index[frame] = index
+        self.frames[index] = frame
+
     def intern_stack(self, stack: Stack) -> int:
         """Return the row of a stack (root first) in `stacks`; -1 for the empty one."""
         row = -1

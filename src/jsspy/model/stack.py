@@ -70,6 +70,8 @@ class Frame(NamedTuple):
     original: Location | None = None
     """The executing position after source mapping; never replaces `location`."""
     original_name: str | None = None
+    original_definition: Location | None = None
+    """Where the function begins, after source mapping."""
 
 
 class Truncation(Enum):

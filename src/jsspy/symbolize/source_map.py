@@ -36,7 +36,7 @@ class OriginalPosition(NamedTuple):
     line: int
     column: int
     name: str | None
-    """The identifier at this position before renaming, if the map says."""
+    """What the identifier at the segment's beginning was before it was renamed, if the map says."""
 
 
 class _Line:
@@ -106,6 +106,17 @@ class SourceMap:
 
     def find(self, line: int, column: int) -> OriginalPosition | None:
         """Return where the code at a generated position (1-based) comes from, or None."""
+        return self._find(line, column, exactly=False)
+
+    def find_start(self, line: int, column: int) -> OriginalPosition | None:
+        """Return what `find` does if a segment begins exactly at the position, else None.
+
+        Only there is `name` the name of what stands at the position: a segment reaches as far as
+        the next one, over any number of other identifiers.
+        """
+        return self._find(line, column, exactly=True)
+
+    def _find(self, line: int, column: int, *, exactly: bool) -> OriginalPosition | None:
         row, at = line - 1, column - 1
         index = bisect_right(self._starts, (row, at)) - 1
         if index < 0:
@@ -121,6 +132,8 @@ class SourceMap:
             return None
         k = bisect_right(segments.column, at) - 1
         if k < 0 or segments.source[k] == _NO_SOURCE:
+            return None
+        if exactly and segments.column[k] != at:
             return None
         source, name = segments.source[k], segments.name[k]
         if not 0 <= source < len(section.sources):

@@ -309,6 +309,8 @@ class FunctionReader:
         self._script_size = script_size(heap)
         self._functions: dict[int, _Cached] = {}
         self._scripts: dict[int, Script] = {}
+        self.scripts_read = 0
+        """How often a script was read that was not known: while it stays, `scripts` does."""
         self._fresh: set[int] = set()
 
     def scripts(self) -> list[Script]:
@@ -454,6 +456,7 @@ class FunctionReader:
         if len(self._scripts) >= MAX_SCRIPTS:
             self._scripts.clear()
         script = self._scripts[word] = Script(heap, word, words)
+        self.scripts_read += 1
         return script
 
     def _find_field(self, obj: int, instance_type: int, size: int) -> int:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -10,38 +9,7 @@ from hypothesis import strategies as st
 
 from jsspy.errors import MalformedData
 from jsspy.symbolize.source_map import OriginalPosition, SourceMap
-
-ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-
-Segment = tuple[int, int, int, int, int | None]
-"""Generated column, source, original line, original column (all 0-based), name or None."""
-
-
-def vlq(value: int) -> str:
-    number = (-value << 1) | 1 if value < 0 else value << 1
-    text = ""
-    while True:
-        digit, number = number & 31, number >> 5
-        text += ALPHABET[digit | (32 if number else 0)]
-        if not number:
-            return text
-
-
-def encode(lines: Sequence[Sequence[Segment]]) -> str:
-    source = line = column = name = 0
-    encoded = []
-    for segments in lines:
-        generated = 0
-        row = []
-        for at, s, ol, oc, n in segments:
-            text = vlq(at - generated) + vlq(s - source) + vlq(ol - line) + vlq(oc - column)
-            generated, source, line, column = at, s, ol, oc
-            if n is not None:
-                text += vlq(n - name)
-                name = n
-            row.append(text)
-        encoded.append(",".join(row))
-    return ";".join(encoded)
+from maps import Segment, encode
 
 
 def make(mappings: str, **fields: object) -> SourceMap:
@@ -59,6 +27,13 @@ def test_finds_the_segment_at_or_before_a_position() -> None:
     assert found.find(3, 5) is None
     assert found.find(3, 6) == OriginalPosition("a.ts", 8, 1, "x")
     assert found.find(4, 1) is None
+
+
+def test_only_at_its_beginning_a_segment_names_what_is_there() -> None:
+    found = make(encode([[(0, 0, 0, 0, None), (10, 1, 4, 2, 1)]]))
+    assert found.find_start(1, 11) == OriginalPosition("b.ts", 5, 3, "y")
+    assert found.find_start(1, 10) is None
+    assert found.find_start(1, 12) is None
 
 
 def test_a_segment_of_one_field_belongs_to_no_source() -> None:
