@@ -205,7 +205,7 @@ class ElfFile:
             raise MalformedData(name, "not a regular file")
         self._size = len(self._image) if status is None else status.st_size
         head = self._pread(0, _EHDR.size, "ELF header")
-        ident, kind, machine, _, _, phoff, shoff, *_rest = _EHDR.unpack(head)
+        ident, kind, machine, _, entry, phoff, shoff, *_rest = _EHDR.unpack(head)
         _, _, phentsize, phnum, shentsize, shnum, shstrndx = _rest
         if ident[:4] != b"\x7fELF":
             raise MalformedData(name, "not an ELF file")
@@ -213,6 +213,8 @@ class ElfFile:
             raise UnsupportedTarget(f"{name} is not for little-endian 64-bit x86-64")
         self.is_relocatable = kind == 3
         """Linked to be loaded anywhere (ET_DYN)."""
+        self.entry = FileAddress(entry)
+        """Where a program begins; 0 where the file is no program."""
         segments = self._read_table(phoff, phentsize, phnum, _PHDR.size, "program headers")
         rows = _PHDR.iter_unpack(segments)
         self.segments = tuple(Segment(*row[:4], *row[5:]) for row in rows)  # 4 is p_paddr

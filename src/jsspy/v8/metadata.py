@@ -36,7 +36,7 @@ from jsspy.v8.layout import (
     TypeLayout,
 )
 
-_SCHEMA = 5
+_SCHEMA = 6
 """Raise it whenever a Layout of the same binary could come out differently than before."""
 
 _ISOLATE_TLS = "_ZN2v88internal18g_current_isolate_E"
@@ -336,7 +336,9 @@ def _derive_objects(metadata: Constants) -> ObjectLayout:
         map_instance_type_size=2,
         js_function_shared=shared,
         js_function_context=known("JSFunction.context", shared + 8),
-        js_function_code=known("JSFunction.code", known("JSFunction.raw_code")),
+        js_function_code=metadata.optional(
+            "objects.js_function_code", known("JSFunction.code", known("JSFunction.raw_code"))
+        ),
         sfi_function_data=function_data,
         sfi_untrusted_function_data=function_data + 8 if two_halves else None,
         sfi_name_or_scope_info=name_or_scope_info,
