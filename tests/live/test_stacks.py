@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 import nodes
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.model.sample import RawSample, Sample, ThreadState, VmState
-from jsspy.model.stack import Frame, FrameKind, Tier
+from jsspy.model.stack import FrameKind, Tier
 from jsspy.model.units import Tid
 from jsspy.resolve import Resolver
 from jsspy.target.process import Target
@@ -20,8 +19,8 @@ from jsspy.v8.isolates import find_threads
 from jsspy.v8.layout import Layout
 from jsspy.v8.metadata import load_layout
 from jsspy.v8.plan import make_plan
+from truth import Site, difference
 
-SCRIPT_KINDS = (FrameKind.JS, FrameKind.BUILTIN, FrameKind.UNKNOWN)
 NATIVE_LEAVES = ("json", "crypto", "zlib", "fs", "gc")
 TIMEOUT_S = 30.0
 
@@ -34,9 +33,6 @@ SCENARIOS = (
     *(("contextified", "js"), ("emitted", "js"), ("timer", "json"), ("module", "js")),
     *(("applied", "js"), ("bound", "js"), ("proxied", "js"), ("tagged", "js")),
 )
-
-Site = tuple[str | None, str | None, int | None, int | None]
-"""Function name, file, line, column, as V8 tells the program."""
 
 
 @dataclass
@@ -81,41 +77,6 @@ def record(
         target.close()
 
 
-def difference(sample: Sample, sites: Sequence[Site]) -> str:
-    """Say where a sample's stack differs from the true one (innermost first); "" if nowhere.
-
-    Time may be spent deeper than where the program described its stack, not less deep.
-    """
-    frames = [frame for frame in sample.stack.frames if frame.kind in SCRIPT_KINDS]
-    if len(frames) < len(sites):
-        return f"{len(frames)} frames of {len(sites)}"
-    for index, (frame, site) in enumerate(zip(frames, reversed(sites), strict=False)):
-        found = differs(frame, site, is_innermost=index == len(sites) - 1)
-        if found:
-            return f"frame {index} from the root: {found}"
-    return ""
-
-
-def differs(frame: Frame, site: Site, *, is_innermost: bool) -> str:
-    """Say how a frame differs from what V8 says of it; "" if it does not."""
-    name, file, line, column = site
-    # V8 calls the code of an eval "eval"; a function without a name may have an inferred one.
-    if name is not None and frame.name != name and (name, frame.name) != ("eval", ""):
-        return f"name {frame.name!r} is {name!r}"
-    if line is None:
-        return "" if frame.kind is FrameKind.BUILTIN else f"{frame} is a builtin"
-    if frame.kind is not FrameKind.JS or frame.location is None:
-        return f"{frame} is JavaScript"
-    if file is not None and frame.location.url != file:
-        return f"file {frame.location.url!r} is {file!r}"
-    if frame.location.line != line:
-        return f"line {frame.location.line} of {name} is {line}"
-    # The innermost function works on the line on which it described the stack.
-    if not is_innermost and frame.location.column != column:
-        return f"column {frame.location.column} of {name} is {column}"
-    return ""
-
-
 @pytest.mark.parametrize(("scenario", "leaf"), SCENARIOS)
 @pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
 def test_stacks_are_those_of_the_program(version: str, scenario: str, leaf: str) -> None:
@@ -125,7 +86,7 @@ def test_stacks_are_those_of_the_program(version: str, scenario: str, leaf: str)
         target.wait_ready()
         recording = record(target.pid, 30, idle=leaf == "sleep")
     for sample in recording.samples:
-        assert difference(sample, sites) == "", sample
+        assert difference(sample.stack.frames, sites) == "", sample
         assert sample.stack.truncated is None, sample
         assert sample.stack.frames[0].name == "_start"
     assert recording.resolver.js_frames_named == recording.resolver.js_frames

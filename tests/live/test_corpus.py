@@ -1,0 +1,291 @@
+"""Functions of every form that the language has: each stack must be one of the true ones.
+
+The programs are in `tests/targets/corpus`. Each case calls its way down to `spin`, which stands
+still for some milliseconds; its title is the chain of functions, root first, and trailing comments
+name the lines on which they are then. The same is asked of V8 (`Error.stack`) at every stop, with
+builtins and columns. So a sample is judged three times: by the table, by V8, and by the clock,
+which says which case ran.
+
+A case runs as it is, and again after it has been called for as long as `HOT_MS` in harness.js: with
+V8's default flags that is every tier that it would reach.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import Event
+from typing import NamedTuple
+
+import pytest
+
+import nodes
+from jsspy.engines.ptrace import PtraceEngine
+from jsspy.model.profile import Profile
+from jsspy.model.stack import Frame, FrameKind
+from jsspy.recorder import Recorder
+from truth import SCRIPT_KINDS, Site, difference
+
+CORPUS = nodes.TARGETS / "corpus"
+HARNESS = CORPUS / "harness.js"
+
+PROGRAMS = {
+    "functions.js": (0, 10),
+    "classes.js": (6, 0),
+    "asynchronous.js": (10, 0),
+    "module.mjs": (12, 17),
+    "worker.js": (12, 0),
+    "modern.js": (16, 11),
+}
+"""Each program, and the first Node that can run it."""
+
+VERSIONS = nodes.MODERN
+ENGINES = {"ptrace": PtraceEngine}
+
+RATE_HZ = 500
+ROUNDS = 6
+"""How often cases that no sample fell into are run again: on a busy machine we come late."""
+
+END_SLACK_NS = 5_000_000
+"""A thread is stopped some time after the time that its sample has; it may have gone on."""
+
+LEAST_NAMED = 0.999
+LEAST_WHOLE = 0.995
+
+NATIVE_CALLBACKS = {"runMicrotasks"}
+"""Functions of Node's own in C++ that we name; `Error.stack` leaves them out."""
+
+ANONYMOUS = "(anonymous)"
+_CASE = re.compile(r"^\s*test\((?:(\d+), )?'([^']+)'", re.MULTILINE)
+_MARK = re.compile(r"// ([^/]+)$")
+
+
+class Stop(NamedTuple):
+    """One stop of a program: which case, from when to when, and its stack, innermost first."""
+
+    start_ns: int
+    end_ns: int
+    title: str
+    sites: list[Site]
+
+
+class Step(NamedTuple):
+    """One function of a chain: how it is named, and the lines on which it may be."""
+
+    names: frozenset[str]
+    """More than one where V8 gives another name to the program than to its profiler."""
+    lines: frozenset[int]
+    """Empty: code that was made at run time; V8 alone knows."""
+
+
+Chain = tuple[Step, ...]
+
+
+@cache
+def marked_lines(path: Path) -> dict[str, frozenset[int]]:
+    """Return the lines that a file's trailing comments name."""
+    lines: dict[str, frozenset[int]] = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        mark = _MARK.search(text)
+        for name in mark[1].split(", ") if mark else ():
+            lines[name] = lines.get(name, frozenset()) | {number}
+    return lines
+
+
+@cache
+def table(program: str, major: int) -> dict[str, Chain]:
+    """Return the cases of a program under a version of Node: title -> chain, root first."""
+    path = CORPUS / program
+    marks = marked_lines(path) | marked_lines(CORPUS / "exports.mjs")
+    cases = {}
+    for since, title in _CASE.findall(path.read_text(encoding="utf-8")):
+        if int(since or 0) > major:
+            continue
+        chain: list[Step] = []
+        for token in title.split(" > "):
+            token, _, count = token.partition("*")  # noqa: PLW2901 - what is left of it
+            names = frozenset("" if name == ANONYMOUS else name for name in token.split("|"))
+            lines = [marks[name] for name in token.split("|") if name in marks]
+            chain += [Step(names, lines[0] if lines else frozenset())] * int(count or 1)
+        cases[title] = tuple(chain)
+    assert cases, program
+    return cases
+
+
+def is_step(frame: Frame, step: Step) -> bool:
+    """Whether a frame is the one that the table has."""
+    is_named = frame.name in step.names or any(
+        name.endswith("…") and frame.name.startswith(name[:-1]) for name in step.names
+    )
+    line = frame.location.line if frame.location is not None else None
+    return is_named and (not step.lines or line in step.lines)
+
+
+def ends_with(frames: Sequence[Frame], chain: Chain) -> bool:
+    """Whether a stack, root first, ends with a chain."""
+    return len(frames) >= len(chain) and all(
+        is_step(frame, step) for frame, step in zip(frames[-len(chain) :], chain, strict=True)
+    )
+
+
+@dataclass
+class Recorded:
+    """A corpus program's profile, and what the program wrote down."""
+
+    profile: Profile
+    stops: list[Stop]
+
+    def stop_at(self, time_ns: int) -> Stop | None:
+        """Return the stop that a time lies in."""
+        index = bisect_right(self.stops, time_ns, key=lambda stop: stop.start_ns) - 1
+        if index < 0 or time_ns > self.stops[index].end_ns:
+            return None
+        return self.stops[index]
+
+
+def load_stops(path: Path) -> list[Stop]:
+    """Read what a program wrote down."""
+    stops = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            (start_s, start_ns), (end_s, end_ns) = record["start"], record["end"]
+            sites = [tuple(site) for site in record["stack"]]
+            stops.append(
+                Stop(start_s * 10**9 + start_ns, end_s * 10**9 + end_ns, record["title"], sites)
+            )
+    return sorted(stops)
+
+
+def record(version: str, program: str, engine: str, titles: list[str], path: Path) -> Recorded:
+    """Run all cases of a program until a sample has fallen into each."""
+    with nodes.running(version, CORPUS / program, str(path), wait=False) as target:
+        announced = json.loads(target.line())
+        assert sorted(announced) == sorted(titles)
+        target.wait_ready()
+        assert target.process.stdin is not None
+        assert target.process.stdout is not None
+        rounds, is_done = 0, Event()
+        missing = titles
+        with Recorder(ENGINES[engine](RATE_HZ), period_ns=10**9 // RATE_HZ) as recorder:
+            recorder.add(target.pid)
+            for _ in recorder.run(should_stop=is_done.is_set):
+                recorded = Recorded(recorder.profile, [])
+                if rounds:
+                    if not select.select([target.process.stdout], [], [], 0)[0]:
+                        continue
+                    assert target.line() == "done"
+                    recorded.stops = load_stops(path)
+                    seen = {
+                        stop.title
+                        for time_ns in recorder.profile.time_ns
+                        if (stop := recorded.stop_at(time_ns)) is not None
+                    }
+                    missing = [title for title in titles if title not in seen]
+                if not missing or rounds == ROUNDS:
+                    is_done.set()
+                    continue
+                rounds += 1
+                target.process.stdin.write(json.dumps(missing) + "\n")
+                target.process.stdin.flush()
+            assert missing == []
+            return recorded
+
+
+def judge(recorded: Recorded, cases: dict[str, Chain], index: int) -> tuple[str, str]:
+    """Judge one sample.
+
+    Returns:
+        The case that it shows ("": none), and what is wrong with it ("": nothing).
+    """
+    profile = recorded.profile
+    time_ns = profile.time_ns[index]
+    stop = recorded.stop_at(time_ns)
+    frames = [
+        frame
+        for frame in profile.stack_frames(profile.stack[index])
+        if frame.kind in SCRIPT_KINDS and frame.name not in NATIVE_CALLBACKS
+    ]
+    spins = [at for at, frame in enumerate(frames) if is_spin(frame)]
+    if not spins:
+        if stop is not None and time_ns < stop.end_ns - END_SLACK_NS:
+            return stop.title, "spin is not on the stack"
+        return "", ""
+    outer, inner = frames[: spins[0]], frames[spins[0] + 1 :]
+    if len(spins) > 1 or (inner and inner[0].kind is not FrameKind.BUILTIN):
+        is_harness = all(frame.name != "spin" for frame in inner)
+        return "", "" if is_harness else "spin calls spin"
+    lines = marked_lines(HARNESS)["spin"]
+    location = frames[spins[0]].location
+    if location is None or location.line not in lines:
+        # Entering or leaving, or about to call begin and finish.
+        is_ending = stop is None or time_ns >= stop.end_ns - END_SLACK_NS
+        return "", "" if is_ending else f"spin at {location}"
+    scripted = [frame for frame in outer if frame.kind is not FrameKind.BUILTIN]
+    title = next((title for title, chain in cases.items() if ends_with(scripted, chain)), "")
+    if not title:
+        return "", "no such chain"
+    if stop is None or time_ns >= stop.end_ns - END_SLACK_NS:
+        return title, ""
+    # `spin` itself is not among the sites: its line was judged above.
+    same = {name: min(step.names) for step in cases[stop.title] for name in step.names}
+    sites = [
+        (site[0] and same.get(site[0], site[0]), *site[1:])
+        for site in stop.sites
+        # Closures of V8's own; they are glue to us.
+        if site[0] is not None or site[2] is not None
+    ]
+    outer = [frame._replace(name=same.get(frame.name, frame.name)) for frame in outer]
+    wrong = difference([*outer, frames[spins[0]]], [("spin", None, location.line, 0), *sites])
+    if not wrong and len(outer) != len(sites):
+        wrong = f"{len(outer)} frames of {len(sites)}"
+    if not wrong and not ends_with(scripted, cases[stop.title]):
+        wrong = f"the case is {stop.title}"
+    return title, wrong
+
+
+def shown(frames: Sequence[Frame]) -> str:
+    """Return the leaf end of a stack in one line."""
+    parts = []
+    for frame in frames[-10:]:
+        at = frame.location.line if frame.location is not None else ""
+        parts.append(f"{frame.tier.value if frame.tier else ''}{frame.name or ANONYMOUS}:{at}")
+    return " > ".join(parts)
+
+
+def is_spin(frame: Frame) -> bool:
+    """Whether a frame is the one that stands still."""
+    return (
+        frame.name == "spin"
+        and frame.location is not None
+        and frame.location.url.endswith(HARNESS.name)
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("version", nodes.selected(VERSIONS))
+def test_every_stack_is_a_true_one(version: str, program: str, engine: str, tmp_path: Path) -> None:
+    major, minor, _ = (int(part) for part in version.split("."))
+    if (major, minor) < PROGRAMS[program]:
+        return
+    cases = table(program, major)
+    recorded = record(version, program, engine, list(cases), tmp_path / "stops.jsonl")
+    profile = recorded.profile
+    seen, wrong = set(), []
+    for index in range(len(profile)):
+        title, fault = judge(recorded, cases, index)
+        seen.add(title)
+        if fault:
+            wrong.append(f"{title}: {fault}: {shown(profile.stack_frames(profile.stack[index]))}")
+    assert not wrong, f"{len(wrong)} of {len(profile)}\n" + "\n".join(sorted(set(wrong))[:40])
+    assert seen >= set(cases)
+    stats = profile.stats
+    assert stats.js_frames_named >= LEAST_NAMED * stats.js_frames
+    assert len(profile) - len(profile.truncated) >= LEAST_WHOLE * len(profile), stats.truncated
