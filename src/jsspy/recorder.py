@@ -41,6 +41,7 @@ from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
 from jsspy.model.sample import LossReason, RawSample
 from jsspy.model.units import Address, Pid, Tid
 from jsspy.resolve import Resolver
+from jsspy.symbolize.original import MappingStats, ScriptLog, map_frames
 from jsspy.target.node import find_node_version
 from jsspy.target.process import Target
 from jsspy.v8.isolates import ThreadFinder
@@ -50,7 +51,6 @@ from jsspy.v8.plan import make_plan
 
 REFRESH_NS = 250_000_000
 """How often threads, isolates and children are looked for."""
-from jsspy.symbolize.original import MappingStats, ScriptLog, map_frames
 
 SETTLE_NS = 2_000_000_000
 """How long after a change of the task list isolates are still expected to appear."""
@@ -141,6 +141,7 @@ class _Session:
                     raise
                 self.note = f"{err.message}: native frames only, JavaScript is (unknown)"
         self.resolver = Resolver(target, self.v8, self.layout)
+        self.scripts = ScriptLog(target.pid)
 
     @property
     def info(self) -> TargetInfo:
@@ -150,7 +151,6 @@ class _Session:
             self.node_version,
             self.layout.version_text() if self.layout is not None else None,
         )
-        self.scripts = ScriptLog(target.pid)
 
     def refresh_threads(self, now_ns: int) -> bool:
         """Look for threads that own an isolate; say whether they are other ones than before."""
@@ -222,6 +222,8 @@ class Recorder:
         value_type: ValueType = ValueType.CPU,
         strict: bool = False,
         follow_children: bool = False,
+        source_maps: bool = True,
+        map_directory: str | None = None,
     ) -> None:
         """Wire an engine to a profile.
 
@@ -231,8 +233,8 @@ class Recorder:
             value_type: What the weights measure: CPU if the engine leaves sleepers out.
             strict: Raise where a V8 is not known, instead of degrading to native frames.
             follow_children: Pick up the targets' child processes that are node, at any depth.
-        source_maps: bool = True,
-        map_directory: str | None = None,
+            source_maps: Map frames to original sources when the recording is over.
+            map_directory: Where to look for maps that are not where the scripts say.
         """
         self.engine = engine
         self.profile = Profile(
@@ -242,8 +244,6 @@ class Recorder:
                 engine=engine.name,
                 jsspy_version=__version__,
             )
-            source_maps: Map frames to original sources when the recording is over.
-            map_directory: Where to look for maps that are not where the scripts say.
         )
         self.end: End | None = None
         self.infos: dict[Pid, TargetInfo] = {}
@@ -252,24 +252,24 @@ class Recorder:
         """V8 was found in some process, sampled or not."""
         self._strict = strict
         self._follow_children = follow_children
+        self._source_maps = source_maps
+        self._map_directory = map_directory
+        self.mapping = MappingStats()
+        """What came of source mapping, once the recording is over."""
         self._sessions: dict[Pid, _Session] = {}
         self._strangers: dict[Pid, bytes] = {}
         """Children that are not node, or not readable, and the image in which they were not."""
         self._past: list[Resolver] = []
+        self._past_scripts: list[ScriptLog] = []
         self._unresolved = 0
         self._thread_index: dict[tuple[Pid, Tid], int] = {}
         self._cpu_start_ns = time.process_time_ns()
 
     def __enter__(self) -> Self:
-        self._source_maps = source_maps
-        self._map_directory = map_directory
-        self.mapping = MappingStats()
-        """What came of source mapping, once the recording is over."""
         return self
 
     def __exit__(
         self,
-        self._past_scripts: list[ScriptLog] = []
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
@@ -279,8 +279,12 @@ class Recorder:
     def close(self) -> None:
         """Close the targets. The profile stays."""
         for session in self._sessions.values():
+            session.scripts.close()
             session.target.close()
         self._sessions.clear()
+        for log in self._past_scripts:
+            log.close()
+        self._past_scripts.clear()
 
     def add(self, pid: int, *, starting: bool = False) -> Target:
         """Add a process.
@@ -288,12 +292,8 @@ class Recorder:
         Args:
             pid: The process.
             starting: It was started a moment ago: it may exec a few times before it is node.
-            session.scripts.close()
 
         Returns:
-        for log in self._past_scripts:
-            log.close()
-        self._past_scripts.clear()
             The process, opened; it is the recorder's to close.
 
         Raises:
@@ -348,6 +348,9 @@ class Recorder:
                         meta.start_time_unix_ns = time.time_ns()
                     yield from self._sample(meta.start_ns + longest, should_stop)
             meta.duration_ns = time.monotonic_ns() - meta.start_ns if meta.start_ns else 0
+        if self._source_maps:
+            logs = [*self._past_scripts, *(it.scripts for it in self._sessions.values())]
+            self.mapping = map_frames(self.profile, logs, self._map_directory)
         self.update_stats()
 
     def _sample(self, deadline_ns: int, should_stop: Callable[[], bool]) -> Iterator[Status]:
@@ -357,9 +360,6 @@ class Recorder:
             for raw in batch:
                 self._take(raw)
             now = time.monotonic_ns()
-        if self._source_maps:
-            logs = [*self._past_scripts, *(it.scripts for it in self._sessions.values())]
-            self.mapping = map_frames(self.profile, logs, self._map_directory)
             if now >= next_refresh:
                 self._refresh()
                 next_refresh = now + REFRESH_NS
@@ -384,6 +384,9 @@ class Recorder:
         if isinstance(result, LossReason):
             self._unresolved += 1
             return
+        functions = session.resolver.functions
+        if functions is not None and self._source_maps:
+            session.scripts.update(functions)
         key = (raw.pid, raw.tid)
         index = self._thread_index.get(key)
         if index is None:
@@ -393,9 +396,6 @@ class Recorder:
     def _add_thread(self, session: _Session, raw: RawSample) -> int:
         target = session.target
         isolate = next((plan.isolate for plan in session.threads if plan.tid == raw.tid), 0)
-        functions = session.resolver.functions
-        if functions is not None and self._source_maps:
-            session.scripts.update(functions)
         name = target.thread_name(raw.tid)
         if int(raw.tid) != int(raw.pid) and name == target.thread_name(Tid(raw.pid)):
             # Before Node 24 a worker inherits the main thread's name.
@@ -457,6 +457,12 @@ class Recorder:
             self.engine.remove_target(pid)
             session.target.close()
 
+    def _forget(self, session: _Session) -> None:
+        """Keep of a process that is to be closed what the account of the recording needs."""
+        self._past.append(session.resolver)
+        session.scripts.detach()
+        self._past_scripts.append(session.scripts)
+
     def _introduce(self, session: _Session) -> None:
         """Write down whom we sample, once."""
         info = session.info
@@ -466,12 +472,6 @@ class Recorder:
         meta = self.profile.meta
         if not meta.command:
             meta.command = info.command
-    def _forget(self, session: _Session) -> None:
-        """Keep of a process that is to be closed what the account of the recording needs."""
-        self._past.append(session.resolver)
-        session.scripts.detach()
-        self._past_scripts.append(session.scripts)
-
             meta.node_version = info.node_version or ""
             meta.v8_version = info.v8_version or ""
         if session.note is not None:

@@ -44,10 +44,10 @@ _NO_EXTERNAL_STATE_SINCE = (12, 0)
 """From here on the state stays JS while native callbacks run (observed in 12.4, 13.6, 14.6)."""
 
 
-class Resolver:
 _NO_PLAN = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
 
 
+class Resolver:
     """Turns the captures of one target into samples.
 
     Attributes:
@@ -69,8 +69,8 @@ _NO_PLAN = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
         self._v8 = (
             V8Reader(target.memory, v8, layout) if v8 is not None and layout is not None else None
         )
-        self._unwinder = HybridUnwinder(target.memory, self._code, self._v8)
         self._plan = self._v8.plan if self._v8 is not None else _NO_PLAN
+        self._unwinder = HybridUnwinder(target.memory, self._code, self._v8)
         self._js = JsSymbolizer(self._v8, self._code) if self._v8 is not None else None
         self._native = NativeSymbolizer(target)
         self._unknown_frames = 0
