@@ -34,8 +34,8 @@ def _differs(frame: Frame, site: Site, *, is_innermost: bool) -> str:
     name, file, line, column = site
     # V8 calls the code of an eval "eval"; a function without a name may have an inferred one; names
     # made of symbols are in the closure only.
-    is_named = frame.name == name or name is None or (name, frame.name) == ("eval", "")
-    if not is_named and (frame.name or not name.startswith("[")):
+    is_nameless = not frame.name and name is not None and (name == "eval" or name[:1] == "[")
+    if name is not None and frame.name != name and not is_nameless:
         return f"name {frame.name!r} is {name!r}"
     if line is None:
         return "" if frame.kind is FrameKind.BUILTIN else f"{frame} is a builtin"
