@@ -14,6 +14,7 @@ from jsspy.model.capture import CapturePlan, FrameChain, RawFrame, ResolvedChain
 from jsspy.model.sample import LossReason, RawSample, Sample, VmState
 from jsspy.model.stack import Frame, FrameKind, Stack, Truncation
 from jsspy.symbolize.base import UNKNOWN, Frames
+from jsspy.symbolize.chain import ChainSymbolizer
 from jsspy.symbolize.js import JsSymbolizer
 from jsspy.symbolize.native import NativeSymbolizer
 from jsspy.target.process import Target, V8Binary
@@ -73,6 +74,11 @@ class Resolver:
         self._unwinder = HybridUnwinder(target.memory, self._code, self._v8)
         self._js = JsSymbolizer(self._v8, self._code) if self._v8 is not None else None
         self._native = NativeSymbolizer(target)
+        self._chains = (
+            ChainSymbolizer(self._plan, self._code, self._unwinder, self._js, self._native)
+            if self._js is not None
+            else None
+        )
         self._unknown_frames = 0
 
     @property
@@ -119,6 +125,11 @@ class Resolver:
             case FrameChain():
                 if self._v8 is not None and capture.isolate:
                     self._v8.codes.learn_isolate(capture.isolate)
+                if self._chains is not None:
+                    known = self._chains.name(capture, raw.time_ns)
+                    if known is not None:
+                        state = self._vm_state(capture, known.leaf)
+                        return self._sample(raw, list(known.frames), None, state)
                 snapshot = whole(capture, self._plan)
                 stack, truncation = self._unwinder.unwind(snapshot)
                 if capture.too_deep:

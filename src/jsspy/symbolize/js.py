@@ -21,6 +21,7 @@ not check out, the function is named without one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import NamedTuple
 
@@ -81,6 +82,31 @@ class _Answer(NamedTuple):
 _NOT_FOUND = _Answer(_UNKNOWN, (), None, 1, 0, is_kept=False)
 
 
+@dataclass(slots=True, eq=False)
+class Basis:
+    """What the names of a stretch of stack follow from."""
+
+    functions: dict[int, SharedFunctionInfo] = field(default_factory=dict)
+    """By address."""
+    codes: dict[int, CodeObject] = field(default_factory=dict)
+    """By the pc that they were found for."""
+    is_final: bool = True
+    """False if something could not be read that might be the next time."""
+    holds: bool = True
+    """What `JsSymbolizer.check` found."""
+
+    def add(self, pc: int, answer: _Answer) -> None:
+        """Note what a frame was resolved to."""
+        for function in answer.functions:
+            self.functions[function.address] = function
+        if answer.code is not None:
+            self.codes[pc] = answer.code
+        if not answer.is_kept and any(it.script is not None for it in answer.functions):
+            self.is_final = False
+        if answer.named < answer.js_frames:
+            self.is_final = False
+
+
 class JsSymbolizer:
     """Names the V8 frames of one target.
 
@@ -110,6 +136,7 @@ class JsSymbolizer:
         stack: Sequence[RawFrame],
         followed: dict[int, bytes],
         registers: Registers | None = None,
+        basis: Basis | None = None,
     ) -> list[Frames | None]:
         """Name the V8 frames of a stack.
 
@@ -117,7 +144,9 @@ class JsSymbolizer:
             stack: Physical frames, leaf first.
             followed: JSFunctions that were copied with it, by tagged pointer.
             registers: Of the thread, if pc was seen with them: they know the bytecode that is
-                executing, which its frame does not.
+                executing, which its frame does not. Without them the stack is taken for part of
+                one that has its leaf elsewhere.
+            basis: What the names follow from is added to it.
 
         Returns:
             What each frame expands to, innermost first; None for those of native code.
@@ -142,7 +171,7 @@ class JsSymbolizer:
             if kind is not None and fp:
                 frames = self._vm_frames[kind.name]
                 if kind.has_target:
-                    frames += self._builtin_in_cpp(words[4], followed)
+                    frames += self._builtin_in_cpp(words[4], followed, basis)
                 result.append(frames)
                 continue
             copied = followed.get(words[1])
@@ -185,8 +214,27 @@ class JsSymbolizer:
             self.js_frames += answer.js_frames
             self.js_frames_named += answer.named
             result[index] = answer.frames
-        self._drop_own_label(result)
+            if basis is not None:
+                basis.add(raw.pc, answer)
+        if registers is not None:
+            self._drop_own_label(result)
         return result
+
+    def check(self, bases: Sequence[Basis]) -> None:
+        """Look whether the names that were found before still follow; see `Basis.holds`.
+
+        All is read at once.
+        """
+        functions = {address for basis in bases for address in basis.functions}
+        self._v8.functions.validate_many(functions)
+        pcs = {pc for basis in bases for pc in basis.codes}
+        if pcs:
+            self._v8.codes.validate_many(pcs)
+        read, find = self._v8.functions.read_shared, self._code.find
+        for basis in bases:
+            basis.holds = all(
+                read(address) is function for address, function in basis.functions.items()
+            ) and all(self._find_code(pc, find(pc)) is code for pc, code in basis.codes.items())
 
     def _holds(self, answer: _Answer, pc: int, area: CodeArea) -> bool:
         """Whether all that an answer came from is as it was."""
@@ -224,7 +272,9 @@ class JsSymbolizer:
         if own.kind is FrameKind.BUILTIN and is_own_frame(result[0][0], own.name):
             result[0] = ()
 
-    def _builtin_in_cpp(self, function: int, followed: dict[int, bytes]) -> Frames:
+    def _builtin_in_cpp(
+        self, function: int, followed: dict[int, bytes], basis: Basis | None
+    ) -> Frames:
         """Return the frame of the function whose builtin exit frame this is; empty if not known.
 
         Functions of builtins are as old as their context, so not every engine copies them.
@@ -236,6 +286,8 @@ class JsSymbolizer:
         except FaultError:
             return ()
         info = self._v8.functions.read_shared(shared)
+        if info is not None and basis is not None:
+            basis.functions[info.address] = info
         if info is None or info.script is not None or not info.name:
             return ()
         return (Frame(clean(info.name), FrameKind.BUILTIN),)

@@ -148,6 +148,16 @@ class HybridUnwinder:
         """
         return _Walk(self, snapshot).run()
 
+    def unwind_above(
+        self, snapshot: StackSnapshot, fp: int
+    ) -> tuple[list[RawFrame], Truncation | None]:
+        """Return the frames above an entry frame at `fp`; the registers do not count.
+
+        A copy that ends with the exit frame that the entry frame saved gives the frames up to it.
+        """
+        frames, truncation = _Walk(self, snapshot).run_above(fp)
+        return frames[1:], truncation
+
     def table(self, elf: ElfFile) -> CfiTable:
         """Return the unwind rules of a file."""
         table = self._tables.get(elf)
@@ -250,6 +260,16 @@ class _Walk:
         in_v8 = area.region in _V8
         if in_v8 and v8 is not None:
             self._repair_leaf(v8, area)
+        return self._run(in_v8=in_v8)
+
+    def run_above(self, fp: int) -> tuple[list[RawFrame], Truncation | None]:
+        """Walk from a V8 frame on."""
+        self._exit_fp = self._exit_pc = 0
+        self._registers[RBP], self._registers[RIP] = fp, 0
+        self._is_return = True
+        return self._run(in_v8=True)
+
+    def _run(self, *, in_v8: bool) -> tuple[list[RawFrame], Truncation | None]:
         while True:
             if in_v8:
                 truncation = self._walk_v8()
