@@ -16,9 +16,11 @@ picked up where asked for, threads and isolates are looked for again every quart
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from enum import Enum
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -37,7 +39,14 @@ from jsspy.errors import (
     UnsupportedTarget,
 )
 from jsspy.model.capture import CapturePlan, ThreadPlan
-from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
+from jsspy.model.profile import (
+    PauseStats,
+    Profile,
+    ProfileMeta,
+    SamplingStats,
+    ThreadInfo,
+    ValueType,
+)
 from jsspy.model.sample import LossReason, RawSample
 from jsspy.model.units import Address, Pid, Tid
 from jsspy.resolve import Resolver
@@ -260,6 +269,10 @@ class Recorder:
         self._strangers: dict[Pid, bytes] = {}
         """Children that are not node, or not readable, and the image in which they were not."""
         self._past: list[Resolver] = []
+        self._past_js_frames = 0
+        self._past_js_frames_named = 0
+        self._taken = SamplingStats()
+        """The account up to the last `take_profile`."""
         self._past_scripts: list[ScriptLog] = []
         self._unresolved = 0
         self._thread_index: dict[tuple[Pid, Tid], int] = {}
@@ -517,6 +530,32 @@ class Recorder:
             threads=sum(len(session.threads) for session in self._sessions.values()),
         )
 
+    def take_profile(self) -> Profile:
+        """Return what was sampled since the last call, and begin a new profile.
+
+        For recordings without end, between two statuses of `run`. Statistics are those of the
+        interval; of the pauses, quantiles and maximum are those since the start.
+        """
+        self.update_stats()
+        taken, now = self.profile, time.monotonic_ns()
+        taken.meta.duration_ns = now - taken.meta.start_ns if taken.meta.start_ns else 0
+        self.profile = Profile(
+            replace(taken.meta, start_ns=now, start_time_unix_ns=time.time_ns(), notes=[])
+        )
+        self._thread_index.clear()
+        # What ended is of no further interest: memory stays as it is however long this goes on.
+        self.infos = {pid: info for pid, info in self.infos.items() if pid in self._sessions}
+        self._past_js_frames += sum(resolver.js_frames for resolver in self._past)
+        self._past_js_frames_named += sum(resolver.js_frames_named for resolver in self._past)
+        self._past.clear()
+        if not self._source_maps:
+            for log in self._past_scripts:
+                log.close()
+            self._past_scripts.clear()
+        before, self._taken = self._taken, copy.deepcopy(taken.stats)
+        taken.stats = _difference(taken.stats, before)
+        return taken
+
     def update_stats(self) -> None:
         """Bring `profile.stats` up to date."""
         stats, sampling = self.profile.stats, self.engine.stats
@@ -531,10 +570,37 @@ class Recorder:
         for reason in self.profile.truncated.values():
             stats.truncated[reason] = stats.truncated.get(reason, 0) + 1
         resolvers = [*self._past, *(session.resolver for session in self._sessions.values())]
-        stats.js_frames = sum(resolver.js_frames for resolver in resolvers)
-        stats.js_frames_named = sum(resolver.js_frames_named for resolver in resolvers)
+        stats.js_frames = self._past_js_frames + sum(it.js_frames for it in resolvers)
+        stats.js_frames_named = self._past_js_frames_named + sum(
+            it.js_frames_named for it in resolvers
+        )
         stats.pauses = self.engine.pauses()
         stats.profiler_cpu_ns = time.process_time_ns() - self._cpu_start_ns
+
+
+def _difference(stats: SamplingStats, before: SamplingStats) -> SamplingStats:
+    """Return the account of the time since `before`; truncations are counted per profile anyway."""
+    pauses = stats.pauses
+    return SamplingStats(
+        requested=stats.requested - before.requested,
+        idle=stats.idle - before.idle,
+        lost={
+            reason: count - before.lost.get(reason, 0)
+            for reason, count in stats.lost.items()
+            if count != before.lost.get(reason, 0)
+        },
+        truncated=stats.truncated,
+        pauses=PauseStats(
+            pauses[0] - before.pauses[0],
+            pauses.p50_ns,
+            pauses.p99_ns,
+            pauses.max_ns,
+            pauses.total_ns - before.pauses.total_ns,
+        ),
+        js_frames=stats.js_frames - before.js_frames,
+        js_frames_named=stats.js_frames_named - before.js_frames_named,
+        profiler_cpu_ns=stats.profiler_cpu_ns - before.profiler_cpu_ns,
+    )
 
 
 def _hint_child(pid: int) -> str:

@@ -46,6 +46,11 @@ class StartedCommand:
         """Say whether it still runs."""
         return self._process.poll() is None
 
+    def send_signal(self, number: int) -> None:
+        """Pass a signal on to it, if it still runs."""
+        if self.is_running():
+            self._process.send_signal(number)
+
     def finish(self, stop_signal: int | None, *, duration_over: bool) -> int | None:
         """Let the command end after the recording; return its exit code, None if it runs on.
 

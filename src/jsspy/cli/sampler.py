@@ -1,0 +1,253 @@
+"""The process that samples on behalf of a server; see `jsspy.server.stream`.
+
+It starts the command, if there is one, and so is its ancestor, as yama wants it. A command lives
+its own life: it has our standard streams, signals are passed on to it, and its end is ours. It is
+not even ended if the server is killed. Processes that ran before us get no signal, ever.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jsspy
+from jsspy.cli.interrupts import reaches_our_group
+from jsspy.cli.started import StartedCommand
+from jsspy.engines.ptrace import PtraceEngine
+from jsspy.errors import JsspyError, PermissionDenied, ProcessExited, ProcessNotFound
+from jsspy.model.profile import Profile, ProfileMeta
+from jsspy.recorder import Recorder, TargetInfo
+from jsspy.server.collector import Sampling
+from jsspy.server.stream import END, TARGETS, StreamWriter
+
+BLOCK_NS = 1_000_000_000
+"""How often what was sampled is sent."""
+
+_WAIT_S = 0.05
+"""How often we look around while there is nothing to sample."""
+
+_MAX_LINE = 1 << 16
+
+_PASSED_ON = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+    signal.SIGCONT,
+)
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from jsspy.cli.discovery import main; "
+    "sys.exit(main())"
+)
+
+
+class _Discovery:
+    """The process that looks for node processes, so that we need not."""
+
+    def __init__(self, pattern: str) -> None:
+        root = str(Path(jsspy.__file__).resolve().parent.parent)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, root, pattern],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        self._descriptor = -1 if self._process.stdout is None else self._process.stdout.fileno()
+        os.set_blocking(self._descriptor, False)
+        self._rest = b""
+
+    def poll(self) -> list[int]:
+        """Return the processes that were found since the last call."""
+        try:
+            data = os.read(self._descriptor, _MAX_LINE)
+        except BlockingIOError:
+            return []
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [int(line) for line in lines]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class _Sampler:
+    def __init__(self, sampling: Sampling, writer: StreamWriter) -> None:
+        self._sampling = sampling
+        self._writer = writer
+        self._started: StartedCommand | None = None
+        self._discovery: _Discovery | None = None
+        self._is_stopped = False
+        self._denied: set[int] = set()
+        self._said: dict[int, TargetInfo] | None = None
+        self._next_block_ns = 0
+
+    def run(self) -> dict[str, Any]:
+        """Sample until there is nothing left to sample, and return what the end message says."""
+        sampling = self._sampling
+        try:
+            if sampling.name is not None:
+                self._discovery = _Discovery(sampling.name)
+            if sampling.command:
+                self._started = StartedCommand(sampling.command)
+            self._handle_signals()
+            self._sample()
+        except JsspyError as err:
+            self._wait_for_command()
+            return {
+                "error": err.message,
+                "hint": err.hint,
+                "exit_code": err.exit_code,
+                "command_status": self._status(),
+            }
+        finally:
+            if self._discovery is not None:
+                self._discovery.close()
+        self._wait_for_command()
+        return {"command_status": self._status()}
+
+    def _handle_signals(self) -> None:
+        if self._started is None:
+            # Ctrl-C reaches the server as well, which then ends us.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, self._stop)
+            return
+        for number in _PASSED_ON:
+            signal.signal(number, self._pass_on)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._is_stopped = True
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._started is not None and not reaches_our_group(number):
+            self._started.send_signal(number)
+
+    def _should_stop(self) -> bool:
+        return self._is_stopped or not self._writer.is_open
+
+    def _sample(self) -> None:
+        """Record, again and again if targets come and go.
+
+        Raises:
+            JsspyError: A process that was named cannot be sampled.
+        """
+        sampling = self._sampling
+        pending = list(sampling.pids)
+        if self._started is not None:
+            pending = [self._started.pid]
+        while not self._should_stop():
+            with self._make_recorder() as recorder:
+                for pid in pending:
+                    self._add(recorder, pid)
+                self._tell_targets(recorder)
+                gc.freeze()
+                for _ in recorder.run(None, self._should_stop):
+                    self._turn(recorder)
+                recorder.update_stats()
+                self._send(recorder.take_profile())
+                self._tell_targets(recorder)
+            if self._discovery is None:
+                return
+            while not self._should_stop() and not (pending := self._discovery.poll()):
+                self._idle()
+
+    def _make_recorder(self) -> Recorder:
+        rate_hz = self._sampling.rate_hz
+        return Recorder(
+            PtraceEngine(rate_hz),
+            period_ns=round(1e9 / rate_hz),
+            follow_children=self._sampling.subprocesses,
+            # That would be done while targets wait to be sampled.
+            source_maps=False,
+        )
+
+    def _add(self, recorder: Recorder, pid: int) -> None:
+        try:
+            recorder.add(pid, starting=self._started is not None)
+        except PermissionDenied:
+            if self._discovery is None:
+                raise
+            self._denied.add(pid)
+        except (ProcessExited, ProcessNotFound):
+            if self._discovery is None and self._started is None:
+                raise
+        except JsspyError:
+            if self._discovery is None:
+                raise
+
+    def _turn(self, recorder: Recorder) -> None:
+        """Do what is to be done between samples."""
+        self._writer.flush()
+        now = time.monotonic_ns()
+        if now < self._next_block_ns:
+            return
+        first = not self._next_block_ns
+        self._next_block_ns = now + BLOCK_NS
+        if not first:
+            self._send(recorder.take_profile())
+        if self._discovery is not None:
+            for pid in self._discovery.poll():
+                self._add(recorder, pid)
+        self._tell_targets(recorder)
+
+    def _send(self, profile: Profile) -> None:
+        if profile.meta.start_ns:
+            self._writer.send_profile(profile)
+
+    def _idle(self) -> None:
+        """Wait for targets; the server still hears of us every second."""
+        now = time.monotonic_ns()
+        if now >= self._next_block_ns:
+            self._next_block_ns = now + BLOCK_NS
+            start = now - BLOCK_NS
+            unix = time.time_ns() - BLOCK_NS
+            self._send(
+                Profile(ProfileMeta(start_ns=start, start_time_unix_ns=unix, duration_ns=BLOCK_NS))
+            )
+        self._writer.flush()
+        time.sleep(_WAIT_S)
+
+    def _tell_targets(self, recorder: Recorder) -> None:
+        """Say who is sampled, if that has changed."""
+        self._denied = {pid for pid in self._denied if Path(f"/proc/{pid}").exists()}
+        infos = {int(pid): info for pid, info in recorder.infos.items()}
+        if infos == self._said:
+            return
+        self._said = infos
+        targets = [info._asdict() for info in infos.values()]
+        self._writer.send_json(TARGETS, {"targets": targets, "denied": len(self._denied)})
+
+    def _wait_for_command(self) -> None:
+        """Let a command that we started end, in its own time."""
+        while self._started is not None and self._started.is_running() and self._writer.is_open:
+            self._idle()
+
+    def _status(self) -> int | None:
+        return self._started.poll() if self._started is not None else None
+
+
+def main() -> int:
+    """Sample what the first argument describes."""
+    config = json.loads(sys.argv[1])
+    writer = StreamWriter(config.pop("descriptor"))
+    sampling = Sampling(**config)
+    sampling = replace(sampling, pids=tuple(sampling.pids), command=tuple(sampling.command))
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    end = _Sampler(sampling, writer).run()
+    with suppress(OSError):
+        writer.send_json(END, end)
+        writer.close()
+    return 0

@@ -1,0 +1,102 @@
+"""`App` on aiohttp: sockets, TLS, limits."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from jsspy.errors import JsspyError
+from jsspy.server.app import MAX_BODY, App, Request
+
+_SHUTDOWN_S = 1.0
+"""How long requests that are under way may take when we end."""
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Listen on an address.
+
+    Raises:
+        JsspyError: It cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or "0.0.0.0",  # noqa: S104 - asked for
+            port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as err:
+        raise JsspyError(f"cannot listen on {host}: {err.strerror or err}") from err
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as err:
+        listener.close()
+        hint = f"--port {port + 1}    or any other that is free" if port else None
+        reason = (err.strerror or str(err)).lower()
+        raise JsspyError(f"cannot listen on {host}:{port}: {reason}", hint=hint) from err
+    return listener
+
+
+def load_tls(certificate: str, key: str | None) -> ssl.SSLContext:
+    """Return what a server with this certificate needs.
+
+    Raises:
+        JsspyError: The files cannot be read, or do not fit together.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as err:
+        raise JsspyError(f"cannot use {certificate} for TLS: {err}") from err
+    return context
+
+
+def url_of(listener: socket.socket, *, is_tls: bool) -> str:
+    """Return the address that a listener can be reached at, without a path."""
+    host, port = listener.getsockname()[:2]
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{'https' if is_tls else 'http'}://{host}:{port}"
+
+
+@asynccontextmanager
+async def serving(
+    app: App, listener: socket.socket, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[None]:
+    """Answer requests on a socket until the block ends. The socket is closed then."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = await app.handle(
+            Request(
+                request.method,
+                request.rel_url.path,
+                request.rel_url.raw_query_string,
+                {name.lower(): value for name, value in request.headers.items()},
+            )
+        )
+        headers = dict(response.headers)
+        if request.method == "HEAD":
+            return web.Response(status=response.status, headers=headers)
+        if (request.content_length or 0) > MAX_BODY:
+            return web.Response(status=413, text="413 the body is too large\n")
+        del headers["Content-Length"]
+        return web.Response(status=response.status, headers=headers, body=response.body)
+
+    runner = web.ServerRunner(
+        web.Server(answer, access_log=None),
+        shutdown_timeout=_SHUTDOWN_S,
+    )
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener, ssl_context=tls).start()
+        yield
+    finally:
+        await runner.cleanup()
