@@ -1,0 +1,59 @@
+"""Samples of a running process, resolved."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from jsspy.engines.ptrace import PtraceEngine
+from jsspy.model.sample import RawSample, Sample
+from jsspy.resolve import Resolver
+from jsspy.target.process import Target
+from jsspy.v8.isolates import find_threads
+from jsspy.v8.layout import Layout
+from jsspy.v8.metadata import load_layout
+from jsspy.v8.plan import make_plan
+
+TIMEOUT_S = 30.0
+
+
+@dataclass
+class Recording:
+    """Resolved samples of one process, and the resolver's account."""
+
+    samples: list[Sample]
+    resolver: Resolver
+
+
+def record(
+    pid: int, count: int, *, idle: bool = False, rate_hz: float = 300, known: bool = True
+) -> Recording:
+    """Take and resolve at least `count` samples of a process.
+
+    Args:
+        pid: The process.
+        count: How many.
+        idle: Sample sleeping threads, too.
+        rate_hz: How often.
+        known: Use what is known of its V8.
+    """
+    target = Target.open(pid)
+    try:
+        v8 = target.find_v8()
+        assert v8 is not None
+        layout: Layout = load_layout(v8.elf)
+        resolver = Resolver(target, v8, layout if known else None)
+        raws: list[RawSample] = []
+        deadline = time.monotonic() + TIMEOUT_S
+        with PtraceEngine(rate_hz, idle=idle) as engine:
+            engine.set_target(target, make_plan(layout), find_threads(target, v8, layout))
+            for batch in engine.samples():
+                raws += batch
+                if len(raws) >= count or time.monotonic() > deadline:
+                    break
+        results = [resolver.resolve(raw) for raw in raws]
+        samples = [result for result in results if isinstance(result, Sample)]
+        assert len(samples) >= count, f"{len(samples)} of {count} samples"
+        return Recording(samples, resolver)
+    finally:
+        target.close()
