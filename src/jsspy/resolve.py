@@ -75,8 +75,15 @@ class Resolver:
         self._js = JsSymbolizer(self._v8, self._code) if self._v8 is not None else None
         self._native = NativeSymbolizer(target)
         self._chains = (
-            ChainSymbolizer(self._plan, self._code, self._unwinder, self._js, self._native)
-            if self._js is not None
+            ChainSymbolizer(
+                self._plan,
+                self._code,
+                self._unwinder,
+                self._js,
+                self._native,
+                self._v8.decoder.types,
+            )
+            if self._v8 is not None and self._js is not None
             else None
         )
         self._unknown_frames = 0
@@ -97,6 +104,8 @@ class Resolver:
         return self._js.js_frames_named if self._js is not None else 0
 
     def resolve(self, raw: RawSample) -> Sample | LossReason:
+        self._learn_ns: dict[int, int] = {}
+        """Isolate -> when it was last looked at."""
         """Name the stack of a capture.
 
         Returns:
@@ -123,12 +132,15 @@ class Resolver:
                 stack, truncation = self._unwinder.unwind(capture)
                 followed, registers = capture.followed, capture.registers
             case FrameChain():
-                if self._v8 is not None and capture.isolate:
-                    self._v8.codes.learn_isolate(capture.isolate)
+                if raw.time_ns >= self._learn_ns.get(capture.isolate, 0):
+                    # Samples come in batches.
+                    self._learn_ns[capture.isolate] = time.monotonic_ns()
+                    if self._v8 is not None and capture.isolate:
+                        self._v8.codes.learn_isolate(capture.isolate)
                 if self._chains is not None:
                     known = self._chains.name(capture, raw.time_ns)
                     if known is not None:
-                        state = self._vm_state(capture, known.leaf)
+                        state = self._vm_state(capture, (), in_callback=known.in_callback)
                         return self._sample(raw, list(known.frames), None, state)
                 snapshot = whole(capture, self._plan)
                 stack, truncation = self._unwinder.unwind(snapshot)
@@ -184,8 +196,20 @@ class Resolver:
             Stack(tuple(frames), truncation),
         )
 
-    def _vm_state(self, capture: StackSnapshot | FrameChain, stack: Sequence[RawFrame]) -> VmState:
-        """Return what V8 says that it is doing, corrected where V8 no longer says it."""
+    def _vm_state(
+        self,
+        capture: StackSnapshot | FrameChain,
+        stack: Sequence[RawFrame],
+        *,
+        in_callback: bool = False,
+    ) -> VmState:
+        """Return what V8 says that it is doing, corrected where V8 no longer says it.
+
+        Args:
+            capture: What was captured.
+            stack: Its physical frames, leaf first; empty if `in_callback` says what they would.
+            in_callback: It is in a native function that does not belong to V8.
+        """
         v8 = self._v8
         if v8 is None:
             return VmState.UNKNOWN
@@ -197,7 +221,7 @@ class Resolver:
             return VmState.UNKNOWN
         state = states[number]
         if state is VmState.JS and v8.layout.v8_version[:2] >= _NO_EXTERNAL_STATE_SINCE:
-            return self._external_or_js(v8, stack)
+            return VmState.EXTERNAL if in_callback else self._external_or_js(v8, stack)
         return state
 
     def _external_or_js(self, v8: V8Reader, stack: Sequence[RawFrame]) -> VmState:

@@ -6,7 +6,7 @@ a thread that sleeps has no ticks.
 
 Each thread has a perf event (software clock of the task) with the program of `bpf/walk.bpf.c`
 attached to it by a link, whose cookie says which thread it is; so pid namespaces do not matter.
-The program writes one record per sample into a ring, which is read 20 times a second. All of it
+The program writes one record per sample into a ring, which is read 10 times a second. All of it
 hangs on file descriptors of ours: when we are killed nothing is left behind.
 
 `bpf/abi.h` describes the maps and records; the structures here are the same in Python.
@@ -42,7 +42,7 @@ from jsspy.target.process import Target
 OBJECT: Final = Path(__file__).with_name("walk.bpf.o")
 """Compiled from bpf/walk.bpf.c when the package is built."""
 
-POLL_S: Final = 0.05
+POLL_S: Final = 0.1
 """How often the ring is read. What a stack names should be looked at before the GC compacts."""
 
 _HEARTBEAT_NS: Final = 250_000_000
@@ -409,12 +409,19 @@ class EbpfEngine:
         at += ROW.size * frames
         slots = record[at : at + SLOTS.size * frames]
         at += SLOTS.size * frames
-        copied = []
+        copied: list[tuple[int, bytes]] = []
+        end = 0
         for _ in range(pieces):
             address, size = PIECE.unpack_from(record, at)
             at += PIECE.size
-            copied.append((address, record[at : at + size]))
+            data = record[at : at + size]
+            if address == end:
+                # A copy that met a page which was never touched comes in parts.
+                address, before = copied.pop()
+                data = before + data
+            copied.append((address, data))
             at += size
+            end = address + len(data)
         chain: tuple[Address, ...] = ()
         if kernel_bytes:
             chain = struct.unpack_from(f"<{kernel_bytes // 8}Q", record, at)

@@ -136,6 +136,9 @@ class Profile:
         """Script url -> source text, where the recording keeps it."""
         self._frame_index: dict[Frame, int] = {}
         self._thread_index: dict[tuple[int, int], int] = {}
+        self._last_frames: tuple[Frame, ...] = ()
+        self._last_rows: list[int] = []
+        """The last stack that was interned, and the row of each of its frames."""
 
     def __len__(self) -> int:
         return len(self.stack)
@@ -155,10 +158,23 @@ class Profile:
         self.frames[index] = frame
 
     def intern_stack(self, stack: Stack) -> int:
-        """Return the row of a stack (root first) in `stacks`; -1 for the empty one."""
-        row = -1
-        for frame in stack.frames:
+        """Return the row of a stack (root first) in `stacks`; -1 for the empty one.
+
+        A stack mostly begins as the one before it, with the very same frame objects. They are
+        compared first: to look up a frame by its value takes a microsecond.
+        """
+        frames, rows = stack.frames, self._last_rows
+        shared = 0
+        for one, other in zip(frames, self._last_frames, strict=False):
+            if one is not other:
+                break
+            shared += 1
+        del rows[shared:]
+        row = rows[-1] if rows else -1
+        for frame in frames[shared:]:
             row = self.stacks.intern(row, self.intern_frame(frame))
+            rows.append(row)
+        self._last_frames = frames
         return row
 
     def intern_thread(self, info: ThreadInfo) -> int:

@@ -22,20 +22,32 @@ is just being built) is left to the caller, who unwinds it as a whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jsspy.model.capture import ROW, SLOTS, CapturePlan, FrameChain, RawFrame, StackSnapshot
+from jsspy.model.capture import (
+    ROW,
+    SLOTS,
+    CapturePlan,
+    FrameChain,
+    RawFrame,
+    Registers,
+    StackSnapshot,
+)
 from jsspy.model.stack import Frame, Truncation
 from jsspy.model.units import Address
 from jsspy.symbolize.base import UNKNOWN, Frames
 from jsspy.symbolize.js import Basis, JsSymbolizer
 from jsspy.symbolize.native import NativeSymbolizer
-from jsspy.unwind.base import CodeMap
+from jsspy.unwind.base import CodeMap, Region
 from jsspy.unwind.chain import decode_rows, followed_of
 from jsspy.unwind.hybrid import HybridUnwinder
+from jsspy.v8.code import CodeObject
+from jsspy.v8.frames import FrameType
+from jsspy.v8.function import SharedFunctionInfo
+from jsspy.v8.layout import CodeKind
 
 _MAX_ANSWERS = 1 << 14
 """Bases, stretches and bridges kept of each; beyond that they start anew."""
@@ -46,8 +58,11 @@ _ENTRY_BYTES = 128
 _FRAME_ABOVE = 32
 """Bytes of a frame from fp on that its words reach to."""
 
-_HOT_CHECKS = 2
-"""Answers that were of no use for so many checks are not read again until they are."""
+_OWN_WORDS = 16
+"""Bytes that a frame without its slots lacks: marker or context, and function."""
+
+_KEPT_READS = 20
+"""Functions and code that no sample met for so many reads are not read again until one does."""
 
 _WORD = Struct("<Q").unpack_from
 
@@ -57,8 +72,8 @@ class NamedChain(NamedTuple):
 
     frames: tuple[Frame, ...]
     """Leaf first."""
-    leaf: Sequence[RawFrame]
-    """The physical frames up to the newest of V8's."""
+    in_callback: bool
+    """The newest V8 frame is that of a native function which does not belong to V8."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,9 +83,11 @@ class _Answer:
     frames: Frames
     basis: Basis
     valid_ns: int
-    used: int
     js_frames: int = 0
     named: int = 0
+    in_callback: bool = False
+    array: int = 0
+    """If not 0: what the third word of the newest frame must be."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +110,7 @@ class ChainSymbolizer:
         unwinder: HybridUnwinder,
         js: JsSymbolizer,
         native: NativeSymbolizer,
+        types: Mapping[int, FrameType],
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._plan = plan
@@ -100,12 +118,20 @@ class ChainSymbolizer:
         self._unwinder = unwinder
         self._js = js
         self._native = native
+        self._types = types
         self._clock = clock
         self._bases: dict[bytes, _Base] = {}
         self._stretches: dict[bytes, _Answer] = {}
         self._bridges: dict[tuple[int, bytes], tuple[int, Frames]] = {}
-        self._hot: dict[int, _Answer] = {}
-        self._checks = 0
+        self._leaves: dict[tuple[int, ...], _Answer] = {}
+        self._exits: dict[bytes, _Answer] = {}
+        self._functions: dict[int, SharedFunctionInfo] = {}
+        self._codes: dict[int, CodeObject] = {}
+        """What was the same as before at `_read_ns`, by address and by start."""
+        self._used: dict[int, int] = {}
+        """When (in reads) each of them was last asked for."""
+        self._reads = 0
+        self._read_ns = 0
 
     def name(self, chain: FrameChain, time_ns: int) -> NamedChain | None:
         """Return the names of a stack; None if it has to be unwound as a whole.
@@ -122,29 +148,98 @@ class ChainSymbolizer:
         base = self._name_base(chain, time_ns)
         if base is None:
             return None
-        leaf = self._unwind_leaf(chain)
+        leaf = self._name_leaf(chain, time_ns)
         if leaf is None:
             return None
-        frames: list[Frame] = []
-        followed = self._followed_by_leaf(chain)
-        named = self._js.symbolize(leaf, followed, chain.registers)
-        self._expand(frames, leaf, named)
+        frames, in_callback = leaf
+        js = self._js
         for stretch in base.stretches:
-            self._js.js_frames += stretch.js_frames
-            self._js.js_frames_named += stretch.named
-        return NamedChain((*frames, *base.frames), leaf)
+            js.js_frames += stretch.js_frames
+            js.js_frames_named += stretch.named
+        return NamedChain(frames + base.frames, in_callback)
 
-    def _expand(
-        self, frames: list[Frame], stack: Sequence[RawFrame], named: Sequence[Frames | None]
-    ) -> None:
-        native = self._native.frame
+    def _symbolize(
+        self,
+        stack: Sequence[RawFrame],
+        chain: FrameChain,
+        registers: Registers | None,
+    ) -> _Answer:
+        """Name frames, all of whose words are in `chain`."""
+        basis = Basis()
+        js, native = self._js, self._native.frame
+        before = js.js_frames, js.js_frames_named
+        now = self._clock()
+        named = js.symbolize(stack, followed_of(chain, self._plan), registers, basis)
+        frames: list[Frame] = []
         for raw, expanded in zip(stack, named, strict=True):
             if expanded is not None:
                 frames.extend(expanded)
             else:
                 frames.append(native(raw[0], is_return_address=raw[1]) or UNKNOWN)
+        counted = js.js_frames - before[0], js.js_frames_named - before[1]
+        js.js_frames, js.js_frames_named = before
+        return _Answer(tuple(frames), basis, now, *counted)
 
     # The leaf
+
+    def _name_leaf(self, chain: FrameChain, time_ns: int) -> tuple[Frames, bool] | None:
+        """Name the stack up to the newest V8 frame; None if it is not clear which that is.
+
+        Returns:
+            Its frames, and whether it is in a native function that does not belong to V8.
+        """
+        region = self._code.find(chain.registers.rip).region
+        if region is Region.NATIVE:
+            return self._name_native_leaf(chain, time_ns)
+        key = _leaf_key(chain, region)
+        array: int = SLOTS.unpack_from(chain.slots)[3]
+        answer = self._leaves.get(key)
+        if answer is None or answer.array not in (0, array) or not self._check((answer,), time_ns):
+            stack = self._unwind_leaf(chain)
+            if stack is None:
+                return None
+            answer = self._symbolize(stack, _newest(chain), chain.registers)
+            # Elsewhere in the same code the frame may be another one's, or not there yet.
+            searched = self._unwinder.searched
+            known = region is Region.BUILTINS or chain.registers.rip in answer.basis.codes
+            if known and not searched:
+                code = answer.basis.codes.get(chain.registers.rip)
+                if code is not None and code.kind is CodeKind.BASELINE:
+                    answer.array = array
+                _make_room(self._leaves)
+                self._leaves[key] = answer
+        self._js.js_frames += answer.js_frames
+        self._js.js_frames_named += answer.named
+        return answer.frames, False
+
+    def _name_native_leaf(self, chain: FrameChain, time_ns: int) -> tuple[Frames, bool] | None:
+        stack = self._unwind_leaf(chain)
+        if stack is None:
+            return None
+        if stack[-1].words[0] not in self._types or not all(
+            self._code.find(raw[0]).region is Region.NATIVE for raw in stack[:-1]
+        ):
+            answer = self._symbolize(stack, _newest(chain), chain.registers)
+            self._js.js_frames += answer.js_frames
+            self._js.js_frames_named += answer.named
+            return answer.frames, False
+        # The pc of a bridge does not count.
+        row = chain.rows[8 : ROW.size]
+        known = self._exits.get(row)
+        if known is not None and self._check((known,), time_ns):
+            answer = known
+        else:
+            answer = self._symbolize(stack[-1:], _newest(chain), None)
+            kind = self._types[stack[-1].words[0]]
+            answer.in_callback = kind.name == "ApiCallbackExit" or (
+                kind.has_target
+                and any(not function.builtin for function in answer.basis.functions.values())
+            )
+            _make_room(self._exits)
+            self._exits[row] = answer
+        native = self._native.frame
+        frames = [native(raw[0], is_return_address=raw[1]) or UNKNOWN for raw in stack[:-1]]
+        return (*frames, *answer.frames), answer.in_callback
 
     def _unwind_leaf(self, chain: FrameChain) -> list[RawFrame] | None:
         """Return the physical frames up to the newest of V8's; None if that is not clear."""
@@ -160,17 +255,13 @@ class ChainSymbolizer:
             data[:size],
             chain.isolate,
             chain.isolate_words,
-            self._followed_by_leaf(chain),
+            followed_of(_newest(chain), self._plan),
         )
         frames, truncation = self._unwinder.unwind(snapshot)
         # It must have gone through the newest frame, and then out of the copy.
         if truncation is not Truncation.UNREADABLE or not frames or frames[-1].fp != fp:
             return None
         return frames
-
-    def _followed_by_leaf(self, chain: FrameChain) -> dict[int, bytes]:
-        newest = chain._replace(rows=chain.rows[: ROW.size], slots=chain.slots[: SLOTS.size])
-        return followed_of(newest, self._plan)
 
     # The base
 
@@ -235,22 +326,7 @@ class ChainSymbolizer:
         if any(not identity for _, identity, _ in ROW.iter_unpack(rows)):
             return None
         part = chain._replace(rows=rows, slots=slots, followed_registers=())
-        basis = Basis()
-        js = self._js
-        before = js.js_frames, js.js_frames_named
-        now = self._clock()
-        stack = decode_rows(rows, slots)
-        frames: list[Frame] = []
-        self._expand(frames, stack, js.symbolize(stack, followed_of(part, self._plan), None, basis))
-        answer = _Answer(
-            tuple(frames),
-            basis,
-            now,
-            self._checks,
-            js.js_frames - before[0],
-            js.js_frames_named - before[1],
-        )
-        js.js_frames, js.js_frames_named = before
+        answer = self._symbolize(decode_rows(rows, slots), part, None)
         _make_room(self._stretches)
         self._stretches[rows] = answer
         return answer
@@ -286,35 +362,66 @@ class ChainSymbolizer:
 
     def _check(self, answers: Sequence[_Answer], time_ns: int) -> bool:
         """Say whether answers hold for a sample, reading all that is in use again if need be."""
-        checks = self._checks
-        stale = False
         for answer in answers:
-            answer.used = checks
-            if answer.valid_ns < time_ns:
-                stale = True
-                self._hot[id(answer)] = answer
-        if stale:
-            self._read_again()
-        return all(answer.basis.holds and answer.valid_ns >= time_ns for answer in answers)
-
-    def _read_again(self) -> None:
-        self._checks += 1
-        hot = [a for a in self._hot.values() if a.used + _HOT_CHECKS >= self._checks]
-        now = self._clock()
-        self._js.check([answer.basis for answer in hot])
-        self._hot = {}
-        for answer in hot:
+            if answer.valid_ns >= time_ns:
+                continue
             if not answer.basis.is_final:
-                answer.basis.holds = False
-            if answer.basis.holds:
-                answer.valid_ns = now
-                self._hot[id(answer)] = answer
+                return False
+            if not self._is_confirmed(answer.basis, time_ns):
+                self._read_again(answer.basis)
+                if not self._is_confirmed(answer.basis, time_ns):
+                    return False
+            answer.valid_ns = self._read_ns
+        return True
+
+    def _is_confirmed(self, basis: Basis, time_ns: int) -> bool:
+        if self._read_ns < time_ns:
+            return False
+        functions, codes, used = self._functions, self._codes, self._used
+        for address, function in basis.functions.items():
+            if functions.get(address) is not function:
+                return False
+            used[address] = self._reads
+        for code in basis.codes.values():
+            if codes.get(code.start) is not code:
+                return False
+            used[code.start] = self._reads
+        return True
+
+    def _read_again(self, basis: Basis) -> None:
+        """Read what `basis` is made of, and all that was in use lately."""
+        self._reads += 1
+        used, oldest = self._used, self._reads - _KEPT_READS
+        wanted = {at: it for at, it in self._functions.items() if used[at] >= oldest}
+        wanted.update(basis.functions)
+        codes = {at: it for at, it in self._codes.items() if used[at] >= oldest}
+        codes.update((code.start, code) for code in basis.codes.values())
+        now = self._clock()
+        self._functions, self._codes = self._js.confirm(
+            wanted.values(), [(code.start, code) for code in codes.values()]
+        )
+        self._read_ns = now
+        self._used = {at: used.get(at, self._reads) for at in (*self._functions, *self._codes)}
 
 
-def _make_room(
-    answers: dict[bytes, _Base]
-    | dict[bytes, _Answer]
-    | dict[tuple[int, bytes], tuple[int, Frames]],
-) -> None:
+def _newest(chain: FrameChain) -> FrameChain:
+    """Return the chain with its newest V8 frame only."""
+    return chain._replace(rows=chain.rows[: ROW.size], slots=chain.slots[: SLOTS.size])
+
+
+def _leaf_key(chain: FrameChain, region: Region) -> tuple[int, ...]:
+    """Return all that the names of a leaf in V8's code follow from, if its frame is complete."""
+    registers = chain.registers
+    _, identity, detail = ROW.unpack_from(chain.rows)
+    fp, _, _, array, _, _ = SLOTS.unpack_from(chain.slots)
+    # Marker and function are the first that a frame has of its own.
+    is_complete = fp - registers.rsp >= _OWN_WORDS
+    if region is Region.BUILTINS:
+        # The interpreter's registers: bytecode offset and dispatch table.
+        return (registers.rip, identity, is_complete, detail, array, registers.r9, registers.r15)
+    return (registers.rip, identity, is_complete)
+
+
+def _make_room(answers: dict[Any, Any]) -> None:
     if len(answers) >= _MAX_ANSWERS:
         answers.clear()

@@ -20,7 +20,7 @@ not check out, the function is named without one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import NamedTuple
@@ -92,8 +92,6 @@ class Basis:
     """By the pc that they were found for."""
     is_final: bool = True
     """False if something could not be read that might be the next time."""
-    holds: bool = True
-    """What `JsSymbolizer.check` found."""
 
     def add(self, pc: int, answer: _Answer) -> None:
         """Note what a frame was resolved to."""
@@ -220,21 +218,27 @@ class JsSymbolizer:
             self._drop_own_label(result)
         return result
 
-    def check(self, bases: Sequence[Basis]) -> None:
-        """Look whether the names that were found before still follow; see `Basis.holds`.
+    def confirm(
+        self, functions: Iterable[SharedFunctionInfo], codes: Iterable[tuple[int, CodeObject]]
+    ) -> tuple[dict[int, SharedFunctionInfo], dict[int, CodeObject]]:
+        """Return those that are still what they were, all read at once.
 
-        All is read at once.
+        Args:
+            functions: Functions.
+            codes: Code objects, each with a pc in it.
+
+        Returns:
+            Functions by address, code objects by start.
         """
-        functions = {address for basis in bases for address in basis.functions}
-        self._v8.functions.validate_many(functions)
-        pcs = {pc for basis in bases for pc in basis.codes}
-        if pcs:
-            self._v8.codes.validate_many(pcs)
+        functions, codes = tuple(functions), tuple(codes)
+        self._v8.functions.validate_many([function.address for function in functions])
+        if codes:
+            self._v8.codes.validate_many([pc for pc, _ in codes])
         read, find = self._v8.functions.read_shared, self._code.find
-        for basis in bases:
-            basis.holds = all(
-                read(address) is function for address, function in basis.functions.items()
-            ) and all(self._find_code(pc, find(pc)) is code for pc, code in basis.codes.items())
+        return (
+            {it.address: it for it in functions if read(it.address) is it},
+            {code.start: code for pc, code in codes if self._find_code(pc, find(pc)) is code},
+        )
 
     def _holds(self, answer: _Answer, pc: int, area: CodeArea) -> bool:
         """Whether all that an answer came from is as it was."""
@@ -385,6 +389,23 @@ class JsSymbolizer:
             # The slot has not been pushed yet.
             return info.start
         return self._v8.codes.bytecode_position(array, offset)
+
+    def suspended(self, shared: int, offset_slot: int) -> Frame:
+        """Name a function that waits at an `await` or `yield`.
+
+        Args:
+            shared: SharedFunctionInfo.
+            offset_slot: Where, as an interpreted frame has it.
+        """
+        self.js_frames += 1
+        info = self._v8.functions.read_shared(shared)
+        if info is None:
+            return UNKNOWN
+        self.js_frames_named += 1
+        position = None
+        if info.bytecode_array and is_smi(offset_slot):
+            position = self._bytecode_position(info, info.bytecode_array, offset_slot)
+        return _frame(info, position, None, inlined=False)
 
     def _builtin(self, raw: RawFrame, area: CodeArea, info: SharedFunctionInfo) -> Frame:
         """Return the frame of a JavaScript function that is part of V8."""

@@ -139,6 +139,9 @@ class HybridUnwinder:
         self.v8 = v8
         self._tables: dict[ElfFile, CfiTable] = {}
         self._roots: dict[int, _Root] = {}
+        self.searched = False
+        """Whether the last stack's newest frame was told by what lies around rsp, and not only by
+        the pc and the frame's own words."""
 
     def unwind(self, snapshot: StackSnapshot) -> tuple[list[RawFrame], Truncation | None]:
         """Return the physical frames of a thread, leaf first.
@@ -146,6 +149,7 @@ class HybridUnwinder:
         Returns:
             The frames, and why they do not reach the thread's start (None: they do).
         """
+        self.searched = False
         return _Walk(self, snapshot).run()
 
     def unwind_above(
@@ -622,6 +626,7 @@ class _Walk:
             certain: Else do nothing where no return address is found.
         """
         registers = self._registers
+        self._unwinder.searched = True
         stack_pointer = registers[RSP]
         candidates = [self._word(stack_pointer + at) or 0 for at in (missing, 8 - missing)]
         # While the arguments are dropped, the return address is in a register.
@@ -645,6 +650,7 @@ class _Walk:
             v8: The readers.
             names_function: rdi holds the function that is being entered.
         """
+        self._unwinder.searched = True
         registers = self._registers
         fp = registers[RBP]
         if registers[RSP] <= fp - 8 and v8.decoder.find_type(self._words_at(v8, fp)) is not None:
@@ -664,6 +670,7 @@ class _Walk:
 
         It is between rsp and the frame; while a builtin shuffles the stack it is in a register.
         """
+        self._unwinder.searched = True
         registers = self._registers
         first = max(registers[RSP] - self._start, 0)
         last = min(
