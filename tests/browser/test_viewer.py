@@ -12,7 +12,9 @@ import pytest
 
 from browser import chromium
 from browser.chromium import Chromium
+from jsspy.formats.difference import DifferenceHtml
 from jsspy.formats.html import Html
+from jsspy.model.difference import compare
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
 from jsspy.model.sample import LossReason, VmState
 from jsspy.model.stack import Frame, FrameKind, Location, Stack, Tier, Truncation
@@ -471,7 +473,7 @@ def test_hot_lines_show_their_source(view: Any) -> None:
 def test_account_of_the_recording_is_shown(view: Any, small: Profile) -> None:
     small.stats.requested = 10
     small.stats.lost = {LossReason.LATE: 6}
-    small.stats.truncated = {Truncation.TOO_DEEP: 1}
+    small.truncated = {2: Truncation.TOO_DEEP}
     small.meta.notes = ["The clock was odd."]
     page = view(small)
     assert page.text("#info") != "Recording"
@@ -579,3 +581,121 @@ def test_weights_agree_with_a_count_by_hand(view: Any) -> None:
 
     expected = {n: f"self {amount(own[n])}, total {amount(whole[n])}" for n in whole}
     assert found == expected
+
+
+# A comparison of two recordings
+
+
+@pytest.fixture
+def diff_view(shared: Chromium, tmp_path: Path) -> Iterator[Any]:
+    shared.size(1280, 800)
+
+    def opened(
+        before: Profile, after: Profile, *, negate: bool = False, fragment: str = ""
+    ) -> View:
+        path = tmp_path / "diff.html"
+        with path.open("wb") as out:
+            DifferenceHtml().write(compare(before, after), out, negate=negate)
+        page = View(shared, path)
+        page.open(fragment)
+        return page
+
+    yield opened
+    assert shared.problems() == []
+
+
+@pytest.fixture
+def pair() -> tuple[Profile, Profile]:
+    """Make: grew 10 -> 50, shrank 50 -> 10, same 20 -> 20, gone 20 -> 0, fresh 0 -> 20."""
+    main = js("main")
+    before = profile_of(
+        (10, (main, js("grew"))), (50, (main, js("shrank"))), (20, (main, js("same"))),
+        (20, (main, js("same"), js("gone"))),
+    )  # fmt: skip
+    after = profile_of(
+        (50, (main, js("grew"))), (10, (main, js("shrank"))), (20, (main, js("same"))),
+        (20, (main, js("fresh"))),
+    )  # fmt: skip
+    return before, after
+
+
+def plain(text: str) -> str:
+    """Return a text with a hyphen for each minus sign."""
+    return text.replace("\N{MINUS SIGN}", "-")
+
+
+def hue(color: tuple[int, ...]) -> str:
+    red, _, blue = color
+    return "red" if red - blue > 30 else "blue" if blue - red > 30 else "grey"
+
+
+def test_diff_colours_say_what_grew(diff_view: Any, pair: tuple[Profile, Profile]) -> None:
+    page = diff_view(*pair)
+    # By weight, then name: grew 50, fresh 20, same 20, shrank 10.
+    places = {"grew": 0.45, "fresh": 0.65, "same": 0.85, "shrank": 0.97}
+    shown = {name: page.hover(2, share).split()[0] for name, share in places.items()}
+    assert shown == {name: name for name in places}
+    page.browser.mouse("mouseMoved", 2, 2)
+    page.browser.frame()
+    hues = {name: hue(page.pixel(*page.at(2, share))) for name, share in places.items()}
+    assert hues == {"grew": "red", "fresh": "red", "same": "blue", "shrank": "blue"}
+    # 100 before and after: neither hue.
+    assert hue(page.pixel(*page.at(1, 0.97))) == "grey"
+    detail = page.hover(2, 0.45)
+    assert "total 50.0 ms, 10.0 ms before: +40.0 ms, +400 %" in detail
+    assert "total 20.0 ms, 0 before: +20.0 ms, new" in page.hover(2, 0.65)
+    assert "total 20.0 ms, 40.0 ms before: -20.0 ms, -50.0 %" in plain(page.hover(2, 0.85))
+    assert "self 20.0 ms, 20.0 ms before: 0, 0 %" in page.hover(2, 0.85)
+
+
+def test_diff_table_has_what_is_gone(diff_view: Any, pair: tuple[Profile, Profile]) -> None:
+    page = diff_view(*pair)
+    rows = {row[2].split()[0]: list(map(plain, row[:2])) for row in page.table()}
+    assert rows == {
+        "grew": ["+40.0 %", "50.0 %"],
+        "shrank": ["-40.0 %", "10.0 %"],
+        "fresh": ["+20.0 %", "20.0 %"],
+        "gone": ["-20.0 %", "0 %"],
+        "main": ["0 %", "100 %"],
+        "same": ["0 %", "20.0 %"],
+    }
+    assert next(iter(rows)) in {"grew", "shrank"}
+
+
+def test_diff_shows_the_earlier_widths(diff_view: Any, pair: tuple[Profile, Profile]) -> None:
+    page = diff_view(*pair)
+    page.browser.press("b")
+    page.browser.frame()
+    # shrank 50, same 40 (of it gone 20), grew 10.
+    assert page.hover(2, 0.2).startswith("shrank")
+    assert page.hover(3, 0.55).startswith("gone")
+    assert "total 20.0 ms, 0 after: -20.0 ms, -100 %" in plain(page.hover(3, 0.55))
+    assert hue(page.pixel(*page.at(2, 0.4))) == "blue"
+    assert page.hover(2, 0.95).startswith("grew")
+    page.browser.mouse("mouseMoved", 2, 2)
+    page.browser.frame()
+    assert hue(page.pixel(*page.at(2, 0.99))) == "red"
+    assert "before=1" in page.hash()
+    again = diff_view(*pair, fragment="#before=1")
+    assert again.hover(3, 0.55).startswith("gone")
+    negated = diff_view(*pair, negate=True)
+    assert negated.hover(3, 0.55).startswith("gone")
+    assert "before" not in negated.hash()
+
+
+def test_diff_of_callers_and_callees(diff_view: Any, pair: tuple[Profile, Profile]) -> None:
+    page = diff_view(*pair)
+    page.click(2, 0.85)
+    page.browser.press("s")
+    page.browser.frame()
+    # Callers are above: same 20, before 40; its callee is gone.
+    assert "20.0 ms, 40.0 ms before" in page.hover(0, 0.5)
+    assert "20.0 ms, 40.0 ms before" in page.hover(1, 0.5)
+
+
+def test_a_profile_alone_has_nothing_of_a_diff(view: Any, small: Profile) -> None:
+    page = view(small)
+    page.browser.press("b")
+    assert page.browser.evaluate("document.querySelector('#before').hidden") is True
+    assert page.browser.evaluate("document.querySelector('#scale').hidden") is True
+    assert "before" not in page.hash()

@@ -11,7 +11,8 @@ import pytest
 
 from consumers.commands import flamegraph, run
 from jsspy.formats import FORMATS
-from jsspy.formats.folded import write_difference
+from jsspy.formats.difference import DIFFERENCE_FORMATS
+from jsspy.model.difference import Normalization, compare
 from jsspy.model.profile import Profile
 from profiles import HOT, MAIN, hostile, profile_of, small, written
 
@@ -79,17 +80,30 @@ def test_stackcollapse_perf_understands_hostile_names() -> None:
     assert folded(result.stdout).total() == hostile().total_weight()
 
 
+AFTER = profile_of((MAIN,), (MAIN, HOT, HOT), (MAIN, HOT), (MAIN, HOT), (MAIN, HOT))
+
+
 @pytest.mark.parametrize("normalize", [False, True])
-def test_difffolded(tmp_path: Path, normalize: bool) -> None:
-    before = profile_of((MAIN, HOT), (MAIN, HOT), (MAIN,))
-    after = profile_of((MAIN,), (MAIN, HOT, HOT), (MAIN, HOT), (MAIN, HOT), (MAIN, HOT))
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (profile_of((MAIN, HOT), (MAIN, HOT), (MAIN,)), AFTER),
+        (small(), AFTER),
+        (hostile(), small()),
+        (small(), profile_of((MAIN,))),
+    ],
+    ids=["few", "small", "hostile", "one"],
+)
+def test_difffolded(tmp_path: Path, before: Profile, after: Profile, normalize: bool) -> None:
     paths = []
     for name, profile in (("a", before), ("b", after)):
         paths.append(tmp_path / name)
         paths[-1].write_bytes(written(FORMATS["folded"], profile))
     out = io.BytesIO()
-    write_difference(before, after, out, normalize=normalize)
+    scale = Normalization.SAMPLES if normalize else Normalization.NONE
+    difference = compare(before, after, normalization=scale)
+    DIFFERENCE_FORMATS["folded"].write(difference, out, negate=False)
     script = flamegraph("difffolded.pl")
     result = run("perl", script, *(["-n"] if normalize else []), *paths)
-    assert sorted(out.getvalue().splitlines()) == sorted(result.stdout.splitlines())
+    assert out.getvalue().splitlines() == sorted(result.stdout.splitlines())
     assert re.fullmatch(rb"(.* \d+ \d+\n)+", out.getvalue())

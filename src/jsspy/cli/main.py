@@ -17,7 +17,7 @@ from jsspy import __version__
 from jsspy.cli import output
 from jsspy.errors import JsspyError
 
-VERBS = ("record", "dump", "report", "list", "doctor", "serve", "promfiler")
+VERBS = ("record", "dump", "report", "diff", "list", "doctor", "serve", "promfiler")
 """Each is the module of the same name and its click command of the same name + "_command"."""
 
 EXIT_ABORTED = 130
@@ -57,8 +57,9 @@ class Verbs(click.Group):
 
 
 def _load(verb: str) -> click.Command:
-    module = importlib.import_module(f"jsspy.cli.{verb}")
-    command: click.Command = getattr(module, f"{verb}_command")
+    name = verb.replace("-", "_")
+    module = importlib.import_module(f"jsspy.cli.{name}")
+    command: click.Command = getattr(module, f"{name}_command")
     return command
 
 

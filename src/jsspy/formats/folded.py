@@ -152,26 +152,3 @@ class FoldedReader:
                 lines.fail(f"line {number}: count too large")
             add_stack(profile, cache, match[1].split(";"), count)
         return profile
-
-
-def write_difference(
-    before: Profile, after: Profile, out: BinaryIO, *, normalize: bool = False
-) -> None:
-    """Write both profiles' folded stacks side by side: `stack before after`, as difffolded.pl does.
-
-    Args:
-        before: First number of a line.
-        after: Second number; flamegraph.pl colours what grew red.
-        out: Where to.
-        normalize: Scale `before` to the total of `after`, rounded down, as with `-n`.
-    """
-    counts: dict[str, list[int]] = {}
-    for side, profile in enumerate((before, after)):
-        for line in Folded().lines(profile):
-            stack, _, count = line.rpartition(" ")
-            counts.setdefault(stack, [0, 0])[side] += int(count)
-    totals = [sum(pair[side] for pair in counts.values()) for side in (0, 1)]
-    if normalize and totals[0]:
-        for pair in counts.values():
-            pair[0] = pair[0] * totals[1] // totals[0]
-    write_text(out, (f"{stack} {old} {new}\n" for stack, (old, new) in sorted(counts.items())))

@@ -30,7 +30,7 @@ import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, BinaryIO, ClassVar
 
 from jsspy.model import names
@@ -38,7 +38,7 @@ from jsspy.model.profile import Profile
 from jsspy.model.sample import VmState
 from jsspy.model.stack import Frame, FrameKind, Tier, Truncation
 
-__all__ = ["GROUPS", "Html"]
+__all__ = ["GROUPS", "Html", "write_page"]
 
 _SOURCE_LINE = 240
 """Characters kept of a source line: what a panel can show; minified files have huge lines."""
@@ -71,16 +71,34 @@ class Html:
 
     def write(self, profile: Profile, out: BinaryIO) -> None:
         """Write `profile` to `out`."""
-        page, policy, style, script = _page()
-        title = names.clean(profile.meta.command) or "flame graph"
-        parts = {
-            "policy": policy,
-            "title": html.escape(f"{title} · jsspy"),
-            "style": style,
-            "script": script,
-            "data": base64.b64encode(_pack(profile)).decode("ascii"),
-        }
-        out.write(re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], page).encode())
+        write_page(profile, out)
+
+
+def write_page(
+    profile: Profile,
+    out: BinaryIO,
+    *,
+    before: Sequence[int] | None = None,
+    show_before: bool = False,
+) -> None:
+    """Write the page of a profile, or of a comparison.
+
+    Args:
+        profile: What is drawn.
+        out: Where to.
+        before: A second weight for each sample: then colours are the change from it.
+        show_before: Widths are at first the second weights.
+    """
+    page, policy, style, script = _page()
+    title = names.clean(profile.meta.command) or "flame graph"
+    parts = {
+        "policy": policy,
+        "title": html.escape(f"{title} · jsspy"),
+        "style": style,
+        "script": script,
+        "data": base64.b64encode(_pack(profile, before, show_before)).decode("ascii"),
+    }
+    out.write(re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], page).encode())
 
 
 @functools.cache
@@ -118,7 +136,7 @@ class _Strings:
         return self.index.setdefault(text, len(self.index))
 
 
-def _pack(profile: Profile) -> bytes:
+def _pack(profile: Profile, before: Sequence[int] | None, show_before: bool) -> bytes:
     """Return the compressed tables and columns of a profile."""
     strings = _Strings()
     frames = list(profile.frames)
@@ -134,7 +152,7 @@ def _pack(profile: Profile) -> bytes:
         # Distance to the caller's row; from a root to row -1.
         ("row_up", [row - up for row, up in enumerate(parent)]),
         ("row_frame", frame),
-        *_sample_columns(profile, no_stack),
+        *_sample_columns(profile, no_stack, before),
     ]
     lines = _source_lines(profile, strings)
     packed = [(name, len(values), *_planes(values)) for name, values in columns]
@@ -148,7 +166,7 @@ def _pack(profile: Profile) -> bytes:
             for thread in profile.threads
         ],
         "lines": lines,
-        "meta": _meta(profile),
+        "meta": _meta(profile) | ({"before": show_before} if before is not None else {}),
     }
     text = json.dumps(head, separators=(",", ":")).encode()
     blob = b"".join((len(text).to_bytes(4, "little"), text, *(data for *_, data in packed)))
@@ -197,7 +215,9 @@ def _columns(
         yield f"{prefix}_{key}", column
 
 
-def _sample_columns(profile: Profile, no_stack: int) -> Iterator[_Column]:
+def _sample_columns(
+    profile: Profile, no_stack: int, before: Sequence[int] | None
+) -> Iterator[_Column]:
     """Yield the samples in time order; where there are no times, those that are alike as one."""
     start = min(profile.time_ns, default=0)
     timed = start != max(profile.time_ns, default=0)
@@ -207,20 +227,23 @@ def _sample_columns(profile: Profile, no_stack: int) -> Iterator[_Column]:
         profile.thread,
         profile.weight,
         (_VM_STATES[state] for state in profile.vm_state),
+        repeat(0, len(profile)) if before is None else before,
         strict=True,
     )
-    samples: list[tuple[int, int, int, int, int]]
+    samples: list[tuple[int, int, int, int, int, int]]
     if timed:
         samples = sorted(rows)
     else:
-        merged: dict[tuple[int, int, int], int] = {}
-        for _, row, thread, weight, vm in rows:
-            merged[row, thread, vm] = merged.get((row, thread, vm), 0) + weight
-        samples = [(0, row, thread, w, vm) for (row, thread, vm), w in merged.items()]
+        merged: dict[tuple[int, int, int], tuple[int, int]] = {}
+        for _, row, thread, weight, vm, base in rows:
+            known = merged.get((row, thread, vm), (0, 0))
+            merged[row, thread, vm] = known[0] + weight, known[1] + base
+        samples = [(0, row, thread, w, vm, b) for (row, thread, vm), (w, b) in merged.items()]
     times = [0, *(time for time, *_ in samples)]
-    gaps = [after - before for before, after in pairwise(times)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     yield "sample_gap", gaps
-    yield from _columns("sample", ("row", "thread", "weight", "vm"), [s[1:] for s in samples])
+    keys = ("row", "thread", "weight", "vm", "base")[: 5 if before is not None else 4]
+    yield from _columns("sample", keys, [s[1 : 1 + len(keys)] for s in samples])
 
 
 def _planes(values: Sequence[int]) -> tuple[int, bytes]:

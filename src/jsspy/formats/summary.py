@@ -161,28 +161,28 @@ def _markdown(profile: Profile) -> Iterator[str]:
         share = f"{100 * value / whole:.1f} %" if whole else "0 %"
         return f"{share} | {value / 1e6:,.0f} ms" if timed else f"{share} | {value:,}"
 
-    yield f"# {_text(profile.meta.command) or 'Profile'}\n\n"
+    yield f"# {markdown_text(profile.meta.command) or 'Profile'}\n\n"
     yield "".join(f"- {line}\n" for line in _account(profile))
     for note in profile.meta.notes:
-        yield f"- {_text(note)}\n"
+        yield f"- {markdown_text(note)}\n"
     shares = _shares(tree)
     yield "\n## Functions by self time\n\n| self | | total | | function | where |\n"
     yield "|--:|--:|--:|--:|:--|:--|\n"
     for share in [share for share in shares[:_FUNCTIONS] if share.own]:
         yield (
             f"| {amount(share.own)} | {amount(share.total)} "
-            f"| {_name(share.function)} | {_text(display_place(share.function))} |\n"
+            f"| {_name(share.function)} | {markdown_text(display_place(share.function))} |\n"
         )
     yield "\n## Functions by total time\n\n| total | | self | | function | where |\n"
     yield "|--:|--:|--:|--:|:--|:--|\n"
     for share in sorted(shares, key=lambda share: -share.total)[:_FUNCTIONS]:
         yield (
             f"| {amount(share.total)} | {amount(share.own)} "
-            f"| {_name(share.function)} | {_text(display_place(share.function))} |\n"
+            f"| {_name(share.function)} | {markdown_text(display_place(share.function))} |\n"
         )
     yield "\n## Packages by self time\n\n| self | | package |\n|--:|--:|:--|\n"
     for name, own in _packages(tree)[:_PACKAGES]:
-        yield f"| {amount(own)} | {_text(name)} |\n"
+        yield f"| {amount(own)} | {markdown_text(name)} |\n"
     yield "\n## Hottest stacks\n"
     hottest = sorted(range(len(tree)), key=lambda node: (-tree.own[node], node))[:_HOT_STACKS]
     for node in [node for node in hottest if tree.own[node]]:
@@ -202,7 +202,7 @@ def _account(profile: Profile) -> Sequence[str]:
         truncated = sum(stats.truncated.values())
         lines.append(f"{stats.requested:,} due, {lost:,} lost, {truncated:,} truncated")
     versions = [
-        f"{name} {_text(version)}"
+        f"{name} {markdown_text(version)}"
         for name, version in (
             ("Node.js", meta.node_version),
             ("V8", meta.v8_version),
@@ -233,10 +233,10 @@ def _short(text: str) -> str:
     return text if len(text) <= _NAME_CHARACTERS else text[: _NAME_CHARACTERS - 1] + "…"
 
 
-def _text(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Escape what Markdown would interpret."""
     return _MARKDOWN.sub(r"\\\1", _short(clean(text)))
 
 
 def _name(function: Frame) -> str:
-    return _text(function_name(function))
+    return markdown_text(function_name(function))

@@ -43,7 +43,7 @@ def group(profile: Profile, by: Grouping) -> Profile:
     Files and packages that call themselves become one frame.
     """
     result = _like(profile)
-    frames = [_grouped(frame, by) for frame in profile.frames]
+    frames = [coarser(frame, by) for frame in profile.frames]
     folding = by in {Grouping.FILE, Grouping.PACKAGE}
 
     def step(caller: int, row: int) -> int:
@@ -55,7 +55,8 @@ def group(profile: Profile, by: Grouping) -> Profile:
     return _copy_samples(profile, result, _map_rows(profile, step))
 
 
-def _grouped(frame: Frame, by: Grouping) -> Frame:
+def coarser(frame: Frame, by: Grouping) -> Frame:
+    """Return what a frame becomes part of: a function, an executing line, a file or a package."""
     match by:
         case Grouping.FUNCTION:
             return function_of(frame)
@@ -72,16 +73,22 @@ def _grouped(frame: Frame, by: Grouping) -> Frame:
             return Frame(package_of(frame), frame.kind)
 
 
-def hide(profile: Profile, kinds: Iterable[FrameKind]) -> Profile:
-    """Leave out frames of some kinds; their callees move up to their callers."""
+def map_frames(profile: Profile, function: Callable[[Frame], Frame | None]) -> Profile:
+    """Put another frame in the place of each one; None leaves it out."""
     result = _like(profile)
-    hidden = frozenset(kinds)
+    frames = [function(frame) for frame in profile.frames]
 
     def step(caller: int, row: int) -> int:
-        frame = profile.frames[profile.stacks.frame[row]]
-        return caller if frame.kind in hidden else _append(result, caller, frame)
+        frame = frames[profile.stacks.frame[row]]
+        return caller if frame is None else _append(result, caller, frame)
 
     return _copy_samples(profile, result, _map_rows(profile, step))
+
+
+def hide(profile: Profile, kinds: Iterable[FrameKind]) -> Profile:
+    """Leave out frames of some kinds; their callees move up to their callers."""
+    hidden = frozenset(kinds)
+    return map_frames(profile, lambda frame: None if frame.kind in hidden else frame)
 
 
 def fold_recursion(profile: Profile) -> Profile:

@@ -51,6 +51,7 @@ for (let r = 0; r < rowCount; r++) rowFn[r] = col.frame_fn[col.row_frame[r]];
 const sampleTime = new Float64Array(sampleCount);            // microseconds from the first sample
 for (let s = 0, t = 0; s < sampleCount; s++) sampleTime[s] = t += col.sample_gap[s];
 const span = sampleCount ? sampleTime[sampleCount - 1] : 0;
+const isDiff = 'sample_base' in col;       // of two recordings; weights are those of the later one
 
 const name = fn => fn < 0 ? 'all' : strings[col.fn_name[fn]];
 const definition = fn => {
@@ -134,6 +135,23 @@ function makePalette(dark) {
   };
 }
 
+// ---- Diff ---------------------------------------------------------------------------------------
+
+// From less to more, whichever of the two is shown.
+const growth = (shown, other) => state.before ? other - shown : shown - other;
+// Redder is heavier than before, bluer is lighter: twice as much is half-way.
+function diffStyle(shown, other) {
+  return DIFF_STYLE + DIFF_STEPS + Math.round(growth(shown, other) / Math.max(shown, other, 1) * DIFF_STEPS);
+}
+const signed = (value, text) => (value > 0 ? '+' : value < 0 ? '\u2212' : '') + text(Math.abs(value));
+// "40 ms before: +20 ms, +50 %"
+function compared(shown, other) {
+  const change = growth(shown, other), old = state.before ? shown : other;
+  return `${amount(other)} ${state.before ? 'after' : 'before'}: ${signed(change, amount)}`
+    + (old ? `, ${signed(change, value => percent(value, old))}` : ', new');
+}
+const changeOf = fn => signed(growth(fnSelf[fn], fnBaseSelf[fn]), share);
+
 // ---- Numbers ------------------------------------------------------------------------------------
 
 const isTime = meta.unit !== 'samples';
@@ -160,6 +178,7 @@ const state = {
   hidden: 1 << GLUE,       // bit per kind
   thread: -1, from: -1, to: -1,   // the chosen range, microseconds; -1 is none
   focus: -1,               // function of the callers and callees view
+  before: meta.before,     // of a diff: widths are the earlier weights, and change is what will come
 };
 
 // ---- Trees --------------------------------------------------------------------------------------
@@ -171,7 +190,7 @@ class Builder {
     this.fn = new Int32Array(size);
     this.parent = new Int32Array(size);
     this.self = new Float64Array(size);
-    this.base = col.sample_base && new Float64Array(size);   // second weight: a diff
+    this.base = isDiff && new Float64Array(size);   // the weight that is not shown
     this.fn[0] = rootFn;
     this.count = 1;
     this.rehash(2 ** Math.ceil(Math.log2(size * 1.5)));
@@ -214,9 +233,12 @@ class Builder {
   finish() {
     const {fn, parent, self, count} = this;
     this.slots = null;
-    const total = self.slice(0, count);
+    const total = self.slice(0, count), base = this.base && this.base.slice(0, count);
     const kids = new Int32Array(count + 1);
-    for (let bar = count - 1; bar > 0; bar--) total[parent[bar]] += total[bar];
+    for (let bar = count - 1; bar > 0; bar--) {
+      total[parent[bar]] += total[bar];
+      if (base) base[parent[bar]] += base[bar];
+    }
     for (let bar = 1; bar < count; bar++) if (total[bar] > 0) kids[parent[bar] + 1]++;
     for (let bar = 0; bar < count; bar++) kids[bar + 1] += kids[bar];
     const next = kids.slice(0, count), list = new Int32Array(kids[count]);
@@ -239,7 +261,7 @@ class Builder {
       end: new Int32Array(size), x: new Float64Array(size), total: new Float64Array(size),
       self: new Float64Array(size), number: new Int32Array(count).fill(-1), levels: 0,
     };
-    if (this.base) t.base = new Float64Array(size);
+    if (base) { t.base = new Float64Array(size); t.baseSelf = new Float64Array(size); }
     const stack = new Int32Array(size);
     const cursor = new Float64Array(size);
     stack[0] = 0;
@@ -250,7 +272,7 @@ class Builder {
       t.parent[number] = up;
       t.total[number] = total[bar];
       t.self[number] = self[bar];
-      if (t.base) t.base[number] = this.base[bar];
+      if (base) { t.base[number] = base[bar]; t.baseSelf[number] = this.base[bar]; }
       if (number) {
         t.depth[number] = t.depth[up] + 1;
         t.x[number] = cursor[up];
@@ -262,10 +284,7 @@ class Builder {
     }
     for (let bar = size - 1; bar >= 0; bar--) {
       t.end[bar] += bar + 1;                 // holds the number of bars above until here
-      if (bar) {
-        t.end[t.parent[bar]] += t.end[bar] - bar;
-        if (t.base) t.base[t.parent[bar]] += t.base[bar];
-      }
+      if (bar) t.end[t.parent[bar]] += t.end[bar] - bar;
     }
     // The bars of each depth, left to right.
     t.first = new Int32Array(t.levels + 1);
@@ -281,6 +300,7 @@ class Builder {
 let main;            // the tree of everything that is selected
 let rowBar, rowSelf, rowTotal;
 let fnSelf, fnTotal; // by function; recursion counts once in a total
+let fnBaseSelf, fnBase;        // the same of the weight that is not shown
 let kindSelf;
 
 function chosen(sample) {
@@ -290,22 +310,27 @@ function chosen(sample) {
 
 function buildMain() {
   rowSelf = new Float64Array(rowCount);
-  const rowBase = col.sample_base && new Float64Array(rowCount);
+  const [weight, other] = state.before ? [col.sample_base, col.sample_weight] : [col.sample_weight, col.sample_base];
+  const rowBase = isDiff && new Float64Array(rowCount);
   const builder = new Builder(rowCount, -1);
   for (let s = 0; s < sampleCount; s++) {
     if (!chosen(s)) continue;
-    rowSelf[col.sample_row[s]] += col.sample_weight[s];
-    if (rowBase) rowBase[col.sample_row[s]] += col.sample_base[s];
+    rowSelf[col.sample_row[s]] += weight[s];
+    if (rowBase) rowBase[col.sample_row[s]] += other[s];
   }
   rowTotal = rowSelf.slice();
+  const present = rowBase ? rowSelf.map((value, r) => value + rowBase[r]) : rowTotal;   // in either
   for (let r = rowCount - 1; r >= 0; r--) {
     const up = r - col.row_up[r];
-    if (up >= 0) rowTotal[up] += rowTotal[r];
+    if (up >= 0) {
+      rowTotal[up] += rowTotal[r];
+      if (rowBase) present[up] += present[r];
+    }
   }
   rowBar = new Int32Array(rowCount).fill(-1);
   kindSelf = new Float64Array(GROUPS.length);
   for (let r = 0; r < rowCount; r++) {
-    if (!rowTotal[r]) continue;
+    if (!present[r]) continue;
     const fn = rowFn[r], up = r - col.row_up[r], caller = up < 0 ? 0 : rowBar[up];
     let bar = -1;
     kindSelf[fnGroup[fn]] += rowSelf[r];
@@ -321,6 +346,7 @@ function buildMain() {
     builder.self[bar] += rowSelf[r];
     if (rowBase) builder.base[bar] += rowBase[r];
   }
+  if (rowBase) sumBase(builder);
   main = builder.finish();
   for (let r = 0; r < rowCount; r++) if (rowBar[r] >= 0) rowBar[r] = main.number[rowBar[r]];
   main.number = null;
@@ -334,17 +360,35 @@ function buildMain() {
   }
 }
 
+// By function, of all bars: those of what is gone are not drawn.
+function sumBase({fn, parent, base, count}) {
+  const total = base.slice(0, count);
+  fnBaseSelf = new Float64Array(fnCount);
+  fnBase = new Float64Array(fnCount);
+  for (let bar = count - 1; bar > 0; bar--) {
+    total[parent[bar]] += total[bar];
+    fnBaseSelf[fn[bar]] += base[bar];
+    let up = parent[bar];
+    while (up > 0 && fn[up] !== fn[bar]) up = parent[up];
+    if (up <= 0) fnBase[fn[bar]] += total[bar];
+  }
+}
+
 // What a function calls, and who calls it; from its outermost bars, so that recursion counts once.
 function buildCallees(focus) {
   const builder = new Builder(256, focus);
   const {fn, end, self, parent, base, count} = main;
   const at = new Int32Array(count);
+  // Own weight; what only the other recording calls counts as its caller's own.
+  const own = base && base.slice();
+  if (own) for (let bar = 1; bar < count; bar++) own[parent[bar]] -= base[bar];
   for (let bar = 1; bar < count;) {
     if (fn[bar] !== focus) { bar++; continue; }
     const stop = end[bar];
     for (let b = bar; b < stop; b++) {
       const to = at[b] = b === bar ? 0 : builder.intern(at[parent[b]], fn[b]);
       builder.self[to] += self[b];
+      if (own) builder.base[to] += own[b];
     }
     bar = stop;
   }
@@ -353,12 +397,13 @@ function buildCallees(focus) {
 
 function buildCallers(focus) {
   const builder = new Builder(256, focus);
-  const {fn, end, total, parent, count} = main;
+  const {fn, end, total, base, parent, count} = main;
   for (let bar = 1; bar < count;) {
     if (fn[bar] !== focus) { bar++; continue; }
     let to = 0;
     for (let b = parent[bar]; b > 0; b = parent[b]) to = builder.intern(to, fn[b]);
     builder.self[to] += total[bar];
+    if (base) builder.base[to] += base[bar];
     bar = end[bar];
   }
   return builder.finish();
@@ -605,11 +650,7 @@ class Graph {
   style(bar) {
     const {fn, base, total} = this.tree;
     if (bar === 0 && fn[0] < 0) return ROOT_STYLE;
-    if (base) {       // redder is heavier than before, bluer is lighter
-      const change = (total[bar] - base[bar]) / Math.max(total[bar], base[bar], 1);
-      return DIFF_STYLE + DIFF_STEPS + Math.round(change * DIFF_STEPS);
-    }
-    return fnStyle[fn[bar]];
+    return base ? diffStyle(total[bar], base[bar]) : fnStyle[fn[bar]];
   }
 
   ruler(c, scale) {
@@ -858,10 +899,12 @@ function tiersOf(accept) {
 }
 
 function describe(graph, bar, speak) {
-  const {fn, self, total} = graph.tree, f = fn[bar];
+  const {fn, self, total, base, baseSelf} = graph.tree, f = fn[bar];
   const isMain = graph.tree === main;
   const tiers = f >= 0 && isMain ? tiersOf(r => rowBar[r] === bar && rowFn[r] === f).join(', ') : '';
-  const numbers = `total ${amount(total[bar])} (${share(total[bar])})` + (isMain || graph === graphs[1] ? `, self ${amount(self[bar])} (${share(self[bar])})` : '');
+  const withSelf = isMain || graph === graphs[1];
+  const numbers = base ? `total ${amount(total[bar])}, ${compared(total[bar], base[bar])}` + (isMain ? `; self ${amount(self[bar])}, ${compared(self[bar], baseSelf[bar])}` : '')
+    : `total ${amount(total[bar])} (${share(total[bar])})` + (withSelf ? `, self ${amount(self[bar])} (${share(self[bar])})` : '');
   const title = f < 0 ? rootName : name(f);
   const where = definition(f);
   $('detail').replaceChildren(
@@ -896,7 +939,8 @@ function showFunction(fn) {
   box.replaceChildren(
     h('h2', {}, name(fn)),
     h('p', {}, [definition(fn), groupOf(fn), tiers.join(', '),
-      `self ${share(fnSelf[fn])}, total ${share(fnTotal[fn])}`].filter(Boolean).join(' · ')),
+      isDiff ? `self ${amount(fnSelf[fn])}, ${compared(fnSelf[fn], fnBaseSelf[fn])}; total ${amount(fnTotal[fn])}, ${compared(fnTotal[fn], fnBase[fn])}`
+        : `self ${share(fnSelf[fn])}, total ${share(fnTotal[fn])}`].filter(Boolean).join(' · ')),
     h('button', {onclick: () => setFocus(state.focus === fn ? -1 : fn)}, state.focus === fn ? 'Back to the graph' : 'Callers and callees'),
     h('button', {onclick: copy}, 'Copy'));
   if (hot.length) {
@@ -938,7 +982,7 @@ const table = {
       cell.dataset.sort = key;
       return cell;
     };
-    this.heads = [heading('self', 'Self', 'value'), heading('total', 'Total', 'value'), heading('name', 'Function', '')];
+    this.heads = [heading('self', isDiff ? 'Change' : 'Self', 'value'), heading('total', 'Total', 'value'), heading('name', 'Function', '')];
     this.body = h('tbody');
     this.table = h('table', {ariaLabel: 'Functions'}, h('thead', {}, h('tr', {}, ...this.heads)), this.body);
     this.sizer = h('div', {}, this.table);
@@ -963,8 +1007,9 @@ const table = {
 
   fill() {
     const rows = [];
-    for (let fn = 0; fn < fnCount; fn++) if (fnTotal[fn] && (!matched || matched[fn])) rows.push(fn);
-    const [first, second] = {self: [fnSelf, fnTotal], total: [fnTotal, fnSelf]}[this.sort] || [];
+    for (let fn = 0; fn < fnCount; fn++) if ((fnTotal[fn] || isDiff && fnBase[fn]) && (!matched || matched[fn])) rows.push(fn);
+    const own = isDiff ? fnSelf.map((value, fn) => Math.abs(value - fnBaseSelf[fn])) : fnSelf;
+    const [first, second] = {self: [own, fnTotal], total: [fnTotal, own]}[this.sort] || [];
     this.rows = Int32Array.from(rows).sort(this.sort === 'name' ? (a, b) => name(a) < name(b) ? -1 : name(a) > name(b) ? 1 : a - b
       : (a, b) => first[b] - first[a] || second[b] - second[a] || a - b);
     for (const cell of this.heads) {
@@ -988,11 +1033,11 @@ const table = {
     }
     this.lines.forEach((line, i) => {
       const fn = this.rows[this.start + i], [self, total, label] = line.cells, where = definition(fn);
-      self.textContent = share(fnSelf[fn]);
+      self.textContent = isDiff ? changeOf(fn) : share(fnSelf[fn]);
       total.textContent = share(fnTotal[fn]);
       label.textContent = `${name(fn)}  ${shorten(where)}`;
       line.title = `${name(fn)}\n${where}\nself ${amount(fnSelf[fn])}, total ${amount(fnTotal[fn])}`;
-      label.style.setProperty('--swatch', palette.fill[fnStyle[fn]]);
+      label.style.setProperty('--swatch', palette.fill[isDiff ? diffStyle(fnSelf[fn], fnBaseSelf[fn]) : fnStyle[fn]]);
       line.ariaRowIndex = this.start + i + 2;
     });
     this.mark();
@@ -1009,13 +1054,15 @@ const table = {
     if (state.focus < 0) {
       let widest = 0;
       for (let bar = 1; bar < main.count; bar++) if (main.fn[bar] === fn && (!widest || main.total[bar] > main.total[widest])) widest = bar;
-      graphs[0].select(widest, true);
-      graphs[0].reveal(widest, 3);
+      if (widest) {
+        graphs[0].select(widest, true);
+        graphs[0].reveal(widest, 3);
+      } else showFunction(fn);             // only in the other recording
     } else showFunction(fn);
     const top = index * this.ROW, room = box.clientHeight - 2 * this.ROW;
     if (top < box.scrollTop) box.scrollTop = top;
     else if (top > box.scrollTop + room) box.scrollTop = top - room;
-    say(`${name(fn)}, self ${share(fnSelf[fn])}, total ${share(fnTotal[fn])}, row ${index + 1} of ${this.rows.length}`);
+    say(`${name(fn)}, ${isDiff ? 'change' : 'self'} ${isDiff ? changeOf(fn) : share(fnSelf[fn])}, total ${share(fnTotal[fn])}, row ${index + 1} of ${this.rows.length}`);
   },
 };
 
@@ -1212,7 +1259,8 @@ function setFocus(fn) {
 
 function summary() {
   const parts = [`${amount(main.total[0])} ${isTime ? UNIT : 'samples'}`];
-  if (isTime && meta.samples) parts.push(`${integer(meta.samples)} samples`);
+  if (isDiff) parts[0] = state.before ? `${compared(main.total[0], main.base[0])} (shown: before)` : `${parts[0]}, ${compared(main.total[0], main.base[0])}`;
+  else if (isTime && meta.samples) parts.push(`${integer(meta.samples)} samples`);
   if (state.from >= 0) parts.push(`selected ${duration((state.to - state.from) * 1e3)} of ${duration(span * 1e3)}`);
   if (meta.engine) parts.push(meta.engine);
   if (meta.node) parts.push(`Node.js ${meta.node.replace(/^v/, '')}`);
@@ -1234,8 +1282,15 @@ function legend() {
     const kind = +button.dataset.kind;
     button.textContent = `${GROUPS[kind][0]} ${share(kindSelf[kind])}`;
     button.ariaPressed = String(!(state.hidden >> kind & 1));
-    button.style.setProperty('--swatch', palette.fill[kind * SHADES + 1]);
+    button.style.setProperty('--swatch', isDiff ? palette.line : palette.fill[kind * SHADES + 1]);
   }
+  if (!isDiff) return;
+  const steps = Array.from({length: 2 * DIFF_STEPS + 1}, (_, step) => {
+    const box = h('i');
+    box.style.setProperty('--swatch', palette.fill[DIFF_STYLE + step]);
+    return box;
+  });
+  $('scale').replaceChildren('gone ', ...steps, ' new');
 }
 
 const systemDark = matchMedia('(prefers-color-scheme: dark)');
@@ -1256,7 +1311,7 @@ function repaint() {
 }
 
 function pressed() {
-  for (const id of ['flame', 'fold', 'safe']) $(id).ariaPressed = String(state[id]);
+  for (const id of ['flame', 'fold', 'safe', 'before']) $(id).ariaPressed = String(Boolean(state[id]));
   $('aside').ariaPressed = String(state.table);
   document.querySelector('aside').hidden = !state.table;
 }
@@ -1264,6 +1319,7 @@ function pressed() {
 const actions = {
   flame() { state.flame = !state.flame; if (state.focus < 0) { const at = graphs[0].zoomed; showGraphs(); if (at) graphs[0].zoom(at); } },
   fold() { state.fold = !state.fold; rebuild(); },
+  before() { if (isDiff) { state.before = !state.before; rebuild(); } },
   aside() { state.table = !state.table; },
   safe() { state.safe = !state.safe; repaint(); },
   theme() { state.theme = {'': 'dark', dark: 'light', light: ''}[state.theme]; repaint(); },
@@ -1281,7 +1337,7 @@ function run(action) { actions[action](); pressed(); saveSoon(); }
 
 const KEYS = {
   '/': 'search', n: 'next', N: 'previous', i: 'flame', r: 'fold', v: 'glue', s: 'sandwich', t: 'table', g: 'graph',
-  T: 'aside', c: 'copy', d: 'theme', p: 'safe', 0: 'reset', '?': 'help', I: 'info',
+  T: 'aside', b: 'before', c: 'copy', d: 'theme', p: 'safe', 0: 'reset', '?': 'help', I: 'info',
 };
 
 function dialog(title, rows) {
@@ -1306,6 +1362,7 @@ function help() {
     [keys('s'), 'Callers and callees of the chosen function'],
     [keys('i', 'r', 'v'), "Turn the graph over; fold recursion; show V8's glue frames"],
     [keys('g', 't', 'T'), 'Go to the graph, to the table; hide the table'],
+    ...isDiff ? [[keys('b'), 'Widths of the earlier recording: what is gone can be seen there']] : [],
     [keys('d', 'p'), 'Theme; colours that colour-blind people can tell apart'],
     [keys('I', '?'), 'About the recording; this page'],
     ['Mouse', 'Click, wheel: zoom. Drag: move. Shift and wheel: scroll. Drag in the time line: choose a range'],
@@ -1344,6 +1401,7 @@ function save() {
   if (state.query) p.set('q', state.query);
   if (state.flame) p.set('flame', 1);
   if (state.fold) p.set('fold', 1);
+  if (isDiff && state.before !== meta.before) p.set('before', +state.before);
   if (state.safe) p.set('safe', 1);
   if (state.theme) p.set('theme', state.theme);
   if (state.hidden !== 1 << GLUE) p.set('hide', state.hidden);
@@ -1368,6 +1426,7 @@ function restore() {
   const p = new URLSearchParams(location.hash.slice(1));
   const times = range(p.get('time'), 0, span);
   Object.assign(state, {
+    before: isDiff && (p.has('before') ? p.get('before') === '1' : meta.before),
     query: p.get('q') || '', flame: p.has('flame'), fold: p.has('fold'), safe: p.has('safe'),
     theme: ['dark', 'light'].includes(p.get('theme')) ? p.get('theme') : '',
     hidden: p.has('hide') ? index(p.get('hide'), 1 << GROUPS.length) : 1 << GLUE,
@@ -1400,7 +1459,8 @@ if (head.threads.length > 1) {
   on($('thread'), 'change', () => { state.thread = +$('thread').value; rebuild(); });
 }
 state.table = innerWidth > 900;
-for (const id of ['flame', 'fold', 'aside', 'safe', 'theme', 'reset', 'next', 'previous', 'info', 'help']) on($(id), 'click', () => run(id));
+$('before').hidden = $('scale').hidden = !isDiff;
+for (const id of ['before', 'flame', 'fold', 'aside', 'safe', 'theme', 'reset', 'next', 'previous', 'info', 'help']) on($(id), 'click', () => run(id));
 on($('search'), 'input', () => { state.query = $('search').value; search(); saveSoon(); });
 on($('search'), 'keydown', event => {
   if (event.key === 'Enter') step(event.shiftKey ? -1 : 1);

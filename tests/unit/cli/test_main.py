@@ -40,7 +40,7 @@ def test_verbs_may_be_shortened(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["d"], "'d' could be dump or doctor"),
+        (["d"], "'d' could be dump or diff or doctor"),
         (["fly"], "no such command 'fly'"),
         (["record", "--bogus"], "no such option"),
         (["record", "--pid", "x"], "invalid value for '-p' / '--pid'"),
