@@ -6,13 +6,15 @@ all after it is root first.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import assert_never
 
 from jsspy.errors import FaultError, ProcessExited
 from jsspy.model.capture import CapturePlan, FrameChain, RawFrame, ResolvedChain, StackSnapshot
 from jsspy.model.sample import LossReason, RawSample, Sample, VmState
-from jsspy.model.stack import Frame, FrameKind, Stack, Truncation
+from jsspy.model.stack import Frame, Stack, Truncation
+from jsspy.symbolize.awaiting import AwaitingSymbolizer
 from jsspy.symbolize.base import UNKNOWN, Frames
 from jsspy.symbolize.chain import ChainSymbolizer
 from jsspy.symbolize.js import JsSymbolizer
@@ -23,6 +25,7 @@ from jsspy.unwind.chain import whole
 from jsspy.unwind.hybrid import HybridUnwinder
 from jsspy.v8.function import FunctionReader
 from jsspy.v8.layout import Layout
+from jsspy.symbolize.kernel import load_kernel_symbols
 from jsspy.v8.reader import V8Reader
 
 _VM_STATES = (
@@ -102,10 +105,10 @@ class Resolver:
     def js_frames_named(self) -> int:
         """Those of `js_frames` whose function could be read."""
         return self._js.js_frames_named if self._js is not None else 0
-
-    def resolve(self, raw: RawSample) -> Sample | LossReason:
         self._learn_ns: dict[int, int] = {}
         """Isolate -> when it was last looked at."""
+
+    def resolve(self, raw: RawSample) -> Sample | LossReason:
         """Name the stack of a capture.
 
         Returns:
@@ -180,11 +183,11 @@ class Resolver:
         if truncation is not None:
             self.truncated[truncation] = self.truncated.get(truncation, 0) + 1
         if raw.kernel_chain:
-            kernel = [
-                Frame(f"{address:#x}", FrameKind.KERNEL, address=address)
-                for address in raw.kernel_chain
-            ]
-            frames = kernel + frames
+            kernel = load_kernel_symbols()
+            frames = [
+                kernel.frame(address, is_return_address=index > 0)
+                for index, address in enumerate(raw.kernel_chain)
+            ] + frames
         frames.reverse()
         return Sample(
             raw.pid,

@@ -47,6 +47,8 @@ class LossReason(Enum):
     """The thread could not be stopped, or not read once it was."""
     RING_FULL = "ring-full"
     """The kernel's buffer overflowed."""
+    IN_KERNEL = "in-kernel"
+    """The thread was in the kernel, where the engine is not permitted to sample."""
     UNRESOLVED = "unresolved"
     """A stack was copied but nothing at all could be made of it."""
 
@@ -63,7 +65,7 @@ class RawSample(NamedTuple):
     state: ThreadState
     capture: Capture
     kernel_chain: tuple[Address, ...] = ()
-    """Kernel return addresses, leaf first, where the engine gives them."""
+    """The pc in the kernel and the return addresses above it, where the engine gives them."""
 
 
 class Sample(NamedTuple):
