@@ -173,7 +173,8 @@ class _Fde(NamedTuple):
     start: int
     end: int
     row_starts: list[int]
-    rules: list[_Rule]
+    rows: list[_State]
+    cie: _Cie
 
 
 class _State:
@@ -285,7 +286,12 @@ class CfiTable:
         fde = self._fdes[entry]
         if fde is None or not fde.start <= address < fde.end:
             return None
-        return fde.rules[bisect_right(fde.row_starts, address) - 1]
+        row = fde.rows[bisect_right(fde.row_starts, address) - 1]
+        try:
+            rule = _compile(row, fde.cie)
+        except _Malformed:
+            return None
+        return self._interned.setdefault(rule, rule)
 
     def _load_header(self) -> None:
         """Read `.eh_frame_hdr`; a file without one, or with one of another kind, has no rules."""
@@ -320,8 +326,7 @@ class CfiTable:
         initial.run(_Reader(cie.program, 0))
         program = _Program(cie, start, initial.state)
         program.run(entry)
-        rules = [self._intern(_compile(row, cie)) for row in program.rows]
-        return _Fde(start, start + size, program.row_starts, rules)
+        return _Fde(start, start + size, program.row_starts, program.rows, cie)
 
     def _load_cie(self, address: int) -> _Cie:
         if address in self._cies:
@@ -368,9 +373,6 @@ class CfiTable:
             raise _Malformed
         return _Reader(self._elf.read(address + 4, length), address + 4)
 
-    def _intern(self, rule: _Rule) -> _Rule:
-        return self._interned.setdefault(rule, rule)
-
 
 class _Reader:
     """Takes values off the front of some bytes.
@@ -409,7 +411,12 @@ class _Reader:
         return int.from_bytes(self.take(size), "little", signed=signed)
 
     def u8(self) -> int:
-        return self.integer(1)
+        try:
+            byte = self._data[self.at]
+        except IndexError:
+            raise _Malformed from None
+        self.at += 1
+        return byte
 
     def u32(self) -> int:
         return self.integer(4)
