@@ -50,6 +50,9 @@ _NO_EXTERNAL_STATE_SINCE = (12, 0)
 
 _NO_PLAN = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
 
+_MAX_TRIES = 4
+"""How often a stack is done again because something that was remembered had changed."""
+
 
 class Resolver:
     """Turns the captures of one target into samples.
@@ -114,11 +117,23 @@ class Resolver:
         Returns:
             The sample, or why there is none.
         """
+        v8, js = self._v8, self._js
+        counts = (js.js_frames, js.js_frames_named) if js is not None else (0, 0)
         try:
-            return self._resolve(raw)
+            for _ in range(_MAX_TRIES):
+                result = self._resolve(raw)
+                if v8 is None or v8.heap.beliefs.confirm():
+                    break
+                if js is not None:
+                    js.js_frames, js.js_frames_named = counts
+            else:
+                return LossReason.UNRESOLVED
         except ProcessExited:
             # What its stack names can no longer be read.
             return LossReason.THREAD_GONE
+        if isinstance(result, Sample) and (reason := result.stack.truncated) is not None:
+            self.truncated[reason] = self.truncated.get(reason, 0) + 1
+        return result
 
     def _resolve(self, raw: RawSample) -> Sample | LossReason:
         """Name the stack of a capture.
@@ -180,8 +195,6 @@ class Resolver:
         self, raw: RawSample, frames: list[Frame], truncation: Truncation | None, state: VmState
     ) -> Sample:
         """Make a sample of frames that are leaf first."""
-        if truncation is not None:
-            self.truncated[truncation] = self.truncated.get(truncation, 0) + 1
         if raw.kernel_chain:
             kernel = load_kernel_symbols()
             frames = [

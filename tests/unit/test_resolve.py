@@ -76,6 +76,43 @@ def test_truncations_are_counted(captured: Captured) -> None:
     assert resolver.truncated == {Truncation.UNREADABLE: 1}
 
 
+class Changed:
+    """Something remembered that is not there any more."""
+
+    def __init__(self) -> None:
+        self.guards = {0xDEAD_0000: b"gone"}
+        self.gone = False
+        self.forgotten = 0
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+def test_a_stack_is_done_again_if_what_was_remembered_has_changed(captured: Captured) -> None:
+    resolver = captured.resolver()
+    assert resolver._v8 is not None
+    beliefs, changed = resolver._v8.heap.beliefs, Changed()
+    beliefs.add(changed)
+    cut = captured.snapshot._replace(stack=captured.snapshot.stack[:40])
+    sample_of(resolver.resolve(raw(cut)))
+    assert (changed.forgotten, changed.gone) == (1, True)
+    # Counted once.
+    assert (resolver.js_frames, sum(resolver.truncated.values())) == (0, 1)
+    beliefs.add(Changed())
+    sample_of(resolver.resolve(raw(captured.snapshot)))
+    assert resolver.js_frames == 1
+
+
+def test_a_stack_that_never_holds_is_lost(
+    captured: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = captured.resolver()
+    assert resolver._v8 is not None
+    monkeypatch.setattr(resolver._v8.heap.beliefs, "confirm", lambda: False)
+    assert resolver.resolve(raw(captured.snapshot)) is LossReason.UNRESOLVED
+    assert resolver.js_frames == 0
+
+
 @pytest.mark.parametrize(
     ("version", "number", "state"),
     [

@@ -9,10 +9,10 @@ The pc decides what a frame is, in this order:
 
 **What is trusted.** The words of the frame and the SharedFunctionInfo word of its JSFunction were
 copied while the thread could not move. All else is read later, from a running program, so each
-object is checked by type when it is read, and each cached answer is checked again once per stack,
-in one batch: an answer stands while every SharedFunctionInfo and code object that it came from has
-the same words. The answer is not checked against the clock: old code that is still in place is
-still right.
+object is checked by type when it is read. An answer stands while every SharedFunctionInfo, script
+and code object that it came from has the same words; for a whole stack that is looked at in one
+batch when the stack is done (`Beliefs`). The answer is not checked against the clock: old code that
+is still in place is still right.
 
 A frame whose function does not check out is "(unknown)" and counted; where only the position does
 not check out, the function is named without one.
@@ -33,6 +33,7 @@ from jsspy.model.units import Address
 from jsspy.symbolize.base import UNKNOWN, UNKNOWN_INLINED, Frames
 from jsspy.symbolize.builtins import builtin_frame, is_own_frame
 from jsspy.unwind.base import CodeArea, CodeMap, Region
+from jsspy.v8.beliefs import Remembered
 from jsspy.v8.builtins import Builtin
 from jsspy.v8.code import CodeObject, InlinedPosition
 from jsspy.v8.frames import FrameWords
@@ -47,7 +48,11 @@ _MAX_CACHED = 1 << 17
 _PROLOGUE_SIZE = 128
 """Bytes at the start of code in which nothing of the function runs yet."""
 
+_MAX_TRIES = 4
+"""How often a stretch that is to be kept is named again because something had changed."""
+
 _MAX_DISPATCH = 1 << 12
+_KEPT_REGIONS = (Region.GENERATED, Region.BUILTINS)
 _WORD = Struct("<Q").unpack_from
 _TIERS = {
     CodeKind.BASELINE: Tier.BASELINE,
@@ -69,7 +74,7 @@ _Key = tuple[int, int, int]
 
 
 class _Answer(NamedTuple):
-    """What a frame was resolved to, and what must be unchanged for that to hold."""
+    """What a frame was resolved to, and what that came from."""
 
     frames: Frames
     functions: tuple[SharedFunctionInfo, ...]
@@ -77,6 +82,17 @@ class _Answer(NamedTuple):
     js_frames: int
     named: int
     is_kept: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """An answer that is kept."""
+
+    answer: _Answer
+    basis: tuple[Remembered, ...]
+    """It holds for as long as none of these is gone."""
+    generation: int
+    """Of `Beliefs`, when that was last seen to be so."""
 
 
 _NOT_FOUND = _Answer(_UNKNOWN, (), None, 1, 0, is_kept=False)
@@ -92,6 +108,12 @@ class Basis:
     """By the pc that they were found for."""
     is_final: bool = True
     """False if something could not be read that might be the next time."""
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.functions.clear()
+        self.codes.clear()
+        self.is_final = True
 
     def add(self, pc: int, answer: _Answer) -> None:
         """Note what a frame was resolved to."""
@@ -118,7 +140,8 @@ class JsSymbolizer:
         self.js_frames_named = 0
         self._v8 = v8
         self._code = code
-        self._answers: dict[_Key, _Answer] = {}
+        self._beliefs = v8.heap.beliefs
+        self._answers: dict[_Key, _Kept] = {}
         self._labels: dict[int, Frames] = {}
         self._vm_frames: dict[str, Frames] = {
             kind.name: (Frame(kind.label, kind.kind),) for kind in v8.decoder.types.values()
@@ -149,19 +172,35 @@ class JsSymbolizer:
         Returns:
             What each frame expands to, innermost first; None for those of native code.
         """
-        result: list[Frames | None] = []
-        pending: list[tuple[int, RawFrame, CodeArea, int, _Key | None]] = []
-        find, types, answers = self._code.find, self._v8.decoder.types, self._answers
-        shared_at = self._shared_at
         if stack and registers is not None:
             stack = self._with_live_offset(stack, registers)
+        result, js_frames, named = self._symbolize(stack, followed, basis)
+        if basis is not None:
+            # What is to be kept must hold now, and not only when the whole stack is done.
+            for _ in range(_MAX_TRIES):
+                if self._beliefs.holds():
+                    break
+                basis.clear()
+                result, js_frames, named = self._symbolize(stack, followed, basis)
+        self.js_frames += js_frames
+        self.js_frames_named += named
+        if registers is not None:
+            self._drop_own_label(result)
+        return result
+
+    def _symbolize(
+        self, stack: Sequence[RawFrame], followed: dict[int, bytes], basis: Basis | None
+    ) -> tuple[list[Frames | None], int, int]:
+        """Name frames; return the names, how many are JavaScript, and how many could be read."""
+        result: list[Frames | None] = []
         late: list[tuple[int, RawFrame, CodeArea]] = []
-        functions: list[int] = []
-        pcs: list[int] = []
+        find, types, answers = self._code.find, self._v8.decoder.types, self._answers
+        shared_at, beliefs = self._shared_at, self._beliefs
+        believe, generation = beliefs.add_many, beliefs.generation
+        js_frames = named = 0
         for raw in stack:
             pc, is_return, fp, words = raw
             area = find(pc)
-            region = area.region
             if not words:
                 result.append(self._label(raw, area))
                 continue
@@ -178,45 +217,36 @@ class JsSymbolizer:
                 result.append(None)
                 continue
             shared: int = _WORD(copied, shared_at)[0]
-            functions.append(shared)
-            key: _Key | None = None
-            if region is Region.GENERATED:
-                pcs.append(pc)
-                if fp:
-                    key = (pc, shared, words[3] if pc in self._interpreting else is_return - 2)
-            elif region is Region.BUILTINS:
-                key = (0, shared, words[3])
-            answer = answers.get(key) if key is not None else None
-            if answer is not None and len(answer.functions) > 1:
-                functions += [function.address for function in answer.functions]
-            pending.append((len(result), raw, area, shared, key))
-            result.append(None)
-        late_indexes = {index for index, _, _ in late}
+            if not fp or area.region not in _KEPT_REGIONS:
+                answer = self._answer(raw, area, shared, is_late=False)
+            else:
+                if area.region is Region.GENERATED:
+                    place = words[3] if pc in self._interpreting else is_return - 2
+                    key: _Key = (pc, shared, place)
+                else:
+                    key = (0, shared, words[3])
+                kept = answers.get(key)
+                if kept is not None and (kept.generation == generation or self._holds(kept)):
+                    believe(kept.basis)
+                    answer = kept.answer
+                else:
+                    answer = self._answer(raw, area, shared, is_late=False)
+                    if answer.is_kept:
+                        self._keep(key, answer)
+            js_frames += answer.js_frames
+            named += answer.named
+            result.append(answer.frames)
+            if basis is not None:
+                basis.add(pc, answer)
         if late:
             for index, raw, area, shared in self._read_late(late, stack, followed):
-                functions.append(shared)
-                pending.append((index, raw, area, shared, None))
-                if area.region is Region.GENERATED:
-                    pcs.append(raw.pc)
-        self._v8.functions.validate_many(functions)
-        if pcs:
-            self._v8.codes.validate_many(pcs)
-        for index, raw, area, shared, key in pending:
-            answer = answers.get(key) if key is not None else None
-            if answer is None or not self._holds(answer, raw[0], area):
-                answer = self._answer(raw, area, shared, is_late=index in late_indexes)
-                if len(answers) >= _MAX_CACHED:
-                    answers.clear()
-                if key is not None and answer.is_kept:
-                    answers[key] = answer
-            self.js_frames += answer.js_frames
-            self.js_frames_named += answer.named
-            result[index] = answer.frames
-            if basis is not None:
-                basis.add(raw.pc, answer)
-        if registers is not None:
-            self._drop_own_label(result)
-        return result
+                answer = self._answer(raw, area, shared, is_late=True)
+                js_frames += answer.js_frames
+                named += answer.named
+                result[index] = answer.frames
+                if basis is not None:
+                    basis.add(raw.pc, answer)
+        return result, js_frames, named
 
     def confirm(
         self, functions: Iterable[SharedFunctionInfo], codes: Iterable[tuple[int, CodeObject]]
@@ -240,13 +270,22 @@ class JsSymbolizer:
             {code.start: code for pc, code in codes if self._find_code(pc, find(pc)) is code},
         )
 
-    def _holds(self, answer: _Answer, pc: int, area: CodeArea) -> bool:
-        """Whether all that an answer came from is as it was."""
-        read = self._v8.functions.read_shared
-        for function in answer.functions:
-            if read(function.address) is not function:
-                return False
-        return answer.code is None or answer.code is self._find_code(pc, area)
+    def _holds(self, kept: _Kept) -> bool:
+        """Whether nothing that an answer came from was found to be gone."""
+        if any(entry.gone for entry in kept.basis):
+            return False
+        kept.generation = self._beliefs.generation
+        return True
+
+    def _keep(self, key: _Key, answer: _Answer) -> None:
+        basis = self._v8.functions.basis(answer.functions)
+        if basis is None:
+            return
+        if answer.code is not None:
+            basis += (answer.code,)
+        if len(self._answers) >= _MAX_CACHED:
+            self._answers.clear()
+        self._answers[key] = _Kept(answer, basis, self._beliefs.generation)
 
     def _find_code(self, pc: int, area: CodeArea) -> CodeObject | None:
         if area.mapping is None:

@@ -537,14 +537,11 @@ class _Walk:
     def _repair_generated(self, v8: V8Reader) -> None:
         registers = self._registers
         pc = registers[RIP]
-        v8.codes.validate_many((pc,))
         code = self._find_code(v8, pc)
-        start = code.start if code is not None else pc
-        head, here = self._unwinder.memory.read_many([(start, _HEAD_SIZE), (pc - 1, 5)])
-        pushed = frame_push_offset(head) if code is not None and head is not None else None
-        missing = return_address_offset(here[:1], here[1:]) if here is not None else None
-        if pushed is not None and pc - start <= pushed:
-            missing = 0
+        if code is not None and pc in code.leaves:
+            missing = code.leaves[pc]
+        else:
+            missing = self._find_missing_frame(pc, code)
         if missing is not None:
             self._skip_frameless(pc, missing)
         elif not self._has_all_slots():
@@ -563,7 +560,6 @@ class _Walk:
         """
         registers = self._registers
         pc = registers[RIP]
-        v8.codes.validate_many((pc,))
         code = self._find_code(v8, pc)
         if code is None:
             return
@@ -590,6 +586,19 @@ class _Walk:
             if missing is not None or not is_own:
                 # A stub without a frame: where it was called from says more.
                 self._find_caller_in_generated(v8, words)
+
+    def _find_missing_frame(self, pc: int, code: CodeObject | None) -> int | None:
+        """Return where above rsp the return address is if no frame is there at `pc`; else None."""
+        start = code.start if code is not None else pc
+        head, here = self._unwinder.memory.read_many([(start, _HEAD_SIZE), (pc - 1, 5)])
+        missing = return_address_offset(here[:1], here[1:]) if here is not None else None
+        if code is None or head is None:
+            return missing
+        pushed = frame_push_offset(head)
+        if pushed is not None and pc - start <= pushed:
+            missing = 0
+        code.leaves[pc] = missing
+        return missing
 
     def _repair_builtin(self, v8: V8Reader, area: CodeArea) -> None:
         registers = self._registers

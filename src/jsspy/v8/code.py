@@ -34,6 +34,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -88,6 +89,9 @@ _MAX_ISOLATES = 256
 _ISOLATE_ROOTS_SIZE = 8 << 10
 """Bytes of the Isolate; the root was found at 0xd8 (V8 7.8) to 0x490 (14.6)."""
 
+_ISOLATE_ROOTS_STEP = 1 << 10
+"""Bytes read at a time: the roots come early, and each word costs a look at what it points to."""
+
 _MAX_DEOPT_WORDS = 1 << 18
 _MAX_INLINED = 1 << 14
 
@@ -131,7 +135,7 @@ class _Translations(NamedTuple):
     shared: TaggedPtr
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class CodeObject:
     """One piece of machine code, as it was when it was last read."""
 
@@ -146,6 +150,10 @@ class CodeObject:
     deoptimization_data: TaggedPtr
     guards: dict[int, bytes]
     """Address -> bytes that must still be there for this to be the same object."""
+    forget: Callable[[], object]
+    gone: bool = False
+    leaves: dict[int, int | None] = field(default_factory=dict)
+    """pc -> where above rsp the return address is, if there is no frame at pc."""
     baseline: OffsetTable | None = None
     inlining: _Inlining | None = None
     translations: _Translations | None = None
@@ -158,13 +166,16 @@ class CodeObject:
         return self.start + self.size
 
 
-class _Root(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Root:
     """Where an isolate keeps the map of its code objects."""
 
-    slot: int
     word: bytes
     """Empty if it was not found: the isolate is not set up yet, or is none."""
-    expiry: float
+    guards: dict[int, bytes]
+    forget: Callable[[], object]
+    expiry: float = 0.0
+    gone: bool = False
     """When to look again for what was not found."""
 
 
@@ -176,18 +187,22 @@ class _Empty(NamedTuple):
     expiry: float
 
 
-class _BytecodeTable(NamedTuple):
-    """Source positions of a BytecodeArray, and the header words they were found by."""
+@dataclass(slots=True, eq=False)
+class _BytecodeTable:
+    """Source positions of a BytecodeArray."""
 
-    header: bytes
     table: OffsetTable | None
+    guards: dict[int, bytes]
+    """Its header: the words that the table was found by."""
+    forget: Callable[[], object]
+    gone: bool = False
 
 
 class CodeReader:
     """Finds code objects and positions in one process; caches what it found.
 
-    `learn_isolate` must be told of an isolate before its code can be found. Cached objects are
-    read again on every use, unless `validate_many` has just checked them all with one read.
+    `learn_isolate` must be told of an isolate before its code can be found. What is cached is
+    believed until `Beliefs.confirm` finds it changed.
     """
 
     def __init__(
@@ -208,7 +223,7 @@ class CodeReader:
         self._codes: dict[int, CodeObject] = {}
         self._empty: dict[int, _Empty] = {}
         self._bytecode_tables: dict[int, _BytecodeTable] = {}
-        self._trusted: set[int] = set()
+        self._believe = heap.beliefs.add
         self._opcodes: TranslationOpcodes | None = find_opcodes(
             self._layout.code.translation_operand_counts
         )
@@ -232,15 +247,14 @@ class CodeReader:
         """Look up the map word that code objects of `isolate` begin with.
 
         It is among the isolate's roots. Up to V8 9 every isolate has maps of its own, so this is
-        to be called for each isolate; one that is known costs one small read, which notices when
-        another isolate has taken its place.
+        to be called for each isolate, every time: another one may have taken its place.
         """
         root = self._roots.get(isolate)
         if root is not None:
             if root.word:
-                if self._memory.read_many([(root.slot, 8)])[0] == root.word:
-                    return
-            elif self._clock() < root.expiry:
+                self._believe(root)
+                return
+            if self._clock() < root.expiry:
                 return
             del self._roots[isolate]
         if len(self._roots) >= _MAX_ISOLATES:
@@ -257,48 +271,28 @@ class CodeReader:
         )
         at = self._layout.objects.map_instance_type
         size = self._layout.objects.map_instance_type_size
-        pages = self._memory.read_many(
-            [(isolate + offset, 4096) for offset in range(0, _ISOLATE_ROOTS_SIZE, 4096)]
-        )
-        slots: dict[int, int] = {}
-        for index, page in enumerate(pages):
-            for offset, (word,) in enumerate(_WORD.iter_unpack(page or b"")):
-                if word & 3 == 1 and word > 0xFFFF:
-                    slots.setdefault(word, isolate + 4096 * index + 8 * offset)
-        heads = self._memory.read_many([(word - 1 + at, size) for word in slots])
         kind = (wanted & (1 << 8 * size) - 1).to_bytes(size, "little")
-        for (word, slot), head in zip(slots.items(), heads, strict=True):
-            if head == kind and self._heap.instance_type(word) == types.map:
-                return _Root(slot, _WORD.pack(word), 0)
-        return _Root(0, b"", self._clock() + _EMPTY_TTL_S)
+        forget = partial(self._roots.pop, isolate, None)
+        seen: set[int] = set()
+        for first in range(isolate, isolate + _ISOLATE_ROOTS_SIZE, _ISOLATE_ROOTS_STEP):
+            data = self._memory.read_many([(first, _ISOLATE_ROOTS_STEP)])[0] or b""
+            slots = {
+                word: first + 8 * index
+                for index, (word,) in enumerate(_WORD.iter_unpack(data))
+                if word & 3 == 1 and word > 0xFFFF and word not in seen
+            }
+            seen.update(slots)
+            heads = self._memory.read_many([(word - 1 + at, size) for word in slots])
+            for (word, slot), head in zip(slots.items(), heads, strict=True):
+                if head == kind and self._heap.instance_type(word) == types.map:
+                    map_word = _WORD.pack(word)
+                    return _Root(map_word, {slot: map_word}, forget)
+        return _Root(b"", {}, forget, self._clock() + _EMPTY_TTL_S)
 
-    def validate_many(self, pcs: Iterable[int] = (), bytecode_arrays: Iterable[int] = ()) -> None:
-        """Check, in one read, all that is cached of the code at `pcs` and of `bytecode_arrays`.
-
-        What changed is dropped; the rest is trusted until `validate_many` is called again, which
-        should be once per sample.
-        """
-        codes = {code.start: code for pc in pcs if (code := self._find_cached(pc)) is not None}
-        tables = {
-            array: table.header
-            for array in bytecode_arrays
-            if (table := self._bytecode_tables.get(array)) is not None
-        }
-        ranges = [(a, len(b)) for code in codes.values() for a, b in code.guards.items()]
-        ranges += [(array - 1, len(header)) for array, header in tables.items()]
-        now = iter(self._memory.read_many(ranges)) if ranges else iter(())
-        self._trusted = set()
-        for start, code in codes.items():
-            # All of an object's guards must be taken off the iterator, so no short circuit here.
-            if [next(now) for _ in code.guards] == list(code.guards.values()):
-                self._trusted.add(start)
-            else:
-                self._drop(start)
-        for array, header in tables.items():
-            if next(now) == header:
-                self._trusted.add(array)
-            else:
-                del self._bytecode_tables[array]
+    def validate_many(self, pcs: Iterable[int]) -> None:
+        """Look now, in one read, whether the code at these places is what is remembered of it."""
+        codes = {code for pc in pcs if (code := self._find_cached(pc)) is not None}
+        self._heap.beliefs.check(codes)
 
     def find_code(self, pc: int, mapping: Mapping) -> CodeObject | None:
         """Return the code object that contains `pc`, or that ends at it.
@@ -312,9 +306,8 @@ class CodeReader:
         """
         code = self._find_cached(pc)
         if code is not None:
-            if code.start in self._trusted or self._is_current(code):
-                return code
-            self._drop(code.start)
+            self._believe(code)
+            return code
         code = self._search(pc, mapping)
         if code is not None:
             self._keep(code)
@@ -327,13 +320,7 @@ class CodeReader:
         code = self._codes[self._starts[index]]
         return code if pc <= code.start + code.size else None
 
-    def _is_current(self, code: CodeObject) -> bool:
-        guards = code.guards
-        now = self._memory.read_many([(a, len(b)) for a, b in guards.items()])
-        return now == list(guards.values())
-
     def _drop(self, start: int) -> None:
-        self._trusted.discard(start)
         if self._codes.pop(start, None) is not None:
             del self._starts[bisect_left(self._starts, start)]
 
@@ -436,6 +423,7 @@ class CodeReader:
             position_table=TaggedPtr(_WORD.unpack_from(data, layout.position_table)[0]),
             deoptimization_data=TaggedPtr(_WORD.unpack_from(data, layout.deoptimization_data)[0]),
             guards=guards,
+            forget=partial(self._drop, start),
         )
 
     # Positions
@@ -516,9 +504,11 @@ class CodeReader:
     def bytecode_position(self, bytecode_array: int, offset: int) -> int | None:
         """Return the script offset at a bytecode offset; None if the table does not have one."""
         entry = self._bytecode_tables.get(bytecode_array)
-        if entry is None or bytecode_array not in self._trusted:
+        if entry is not None:
+            self._believe(entry)
+        else:
             try:
-                entry = self._read_bytecode_table(bytecode_array, entry)
+                entry = self._read_bytecode_table(bytecode_array)
             except (FaultError, MalformedData):
                 return None
         if entry.table is None:
@@ -526,10 +516,8 @@ class CodeReader:
         position = entry.table.find(offset)
         return None if position is None else script_offset(position)
 
-    def _read_bytecode_table(
-        self, bytecode_array: int, known: _BytecodeTable | None
-    ) -> _BytecodeTable:
-        """Return `known` if it still is what the array says, else read the table.
+    def _read_bytecode_table(self, bytecode_array: int) -> _BytecodeTable:
+        """Read the table of a BytecodeArray, and keep it.
 
         Raises:
             FaultError: It cannot be read.
@@ -541,8 +529,6 @@ class CodeReader:
             raise MalformedData("bytecode array", f"{bytecode_array:#x}")
         # Map, length, ..., table: pointers that change only if the object moves or dies.
         header = self._memory.read(Address(bytecode_array - 1), slot + 8)
-        if known is not None and known.header == header:
-            return known
         if self._heap.instance_type(bytecode_array) != types.bytecode_array:
             raise MalformedData("bytecode array", f"{bytecode_array:#x} is something else")
         table: OffsetTable | None = None
@@ -558,7 +544,9 @@ class CodeReader:
             table = decode_positions(data, layout.position_encoding)
         if len(self._bytecode_tables) >= _MAX_BYTECODE_TABLES:
             self._bytecode_tables.clear()
-        entry = self._bytecode_tables[bytecode_array] = _BytecodeTable(header, table)
+        forget = partial(self._bytecode_tables.pop, bytecode_array, None)
+        entry = _BytecodeTable(table, {bytecode_array - 1: header}, forget)
+        self._bytecode_tables[bytecode_array] = entry
         return entry
 
     def _read_bytecodes(self, bytecode_array: int) -> bytes:

@@ -30,11 +30,15 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 
 from jsspy.errors import FaultError, MalformedData
 from jsspy.model.units import Address
+from jsspy.v8.beliefs import Remembered
 from jsspy.v8.heap import Heap, is_heap_object, is_smi, smi_value
 from jsspy.v8.strings import MAX_STRING, read_characters, read_string
 
@@ -70,7 +74,6 @@ _NATIVE = 0
 _NO_WORD = 3
 """Stands for a word that cannot be read: neither Smi nor reference."""
 
-_LINE_END = re.compile(rb"\r\n|[\n\r]")
 _NEWLINE = re.compile(rb"\n")
 _CLASS_LF, _CLASS_CR, _CLASS_SEPARATOR = 1, 2, 4
 _WIDE_LINE_END = re.compile(rb"\x02\x01|[\x01\x02\x04]")
@@ -103,8 +106,16 @@ def find_line_ends(data: bytes, one_byte: bool, *, only_newline: bool = False) -
     Returns:
         Positions in characters (UTF-16 code units), ascending.
     """
+    if one_byte and not only_newline:
+        # bytes.splitlines has these very terminators, and is 6 times as fast as matching them.
+        lines = data.splitlines(keepends=True)
+        ends = array("I", [end - 1 for end in accumulate(map(len, lines))])
+        if not data.endswith((b"\n", b"\r")) and ends:
+            ends.pop()
+        ends.append(len(data))
+        return ends
     if one_byte:
-        matches = (_NEWLINE if only_newline else _LINE_END).finditer(data)
+        matches = _NEWLINE.finditer(data)
         size = len(data)
     else:
         low = int.from_bytes(data[::2].translate(_LOW_CLASSES), "little")
@@ -126,22 +137,26 @@ class Script:
         "_line_ends",
         "address",
         "column_offset",
+        "forget",
+        "gone",
+        "guards",
         "id",
-        "id_range",
-        "id_word",
         "is_native",
         "line_offset",
         "name",
         "source_url",
     )
 
-    def __init__(self, heap: Heap, address: int, words: bytes) -> None:
+    def __init__(
+        self, heap: Heap, address: int, words: bytes, forget: Callable[[], object]
+    ) -> None:
         """Decode a Script.
 
         Args:
             heap: Where it is.
             address: Tagged pointer to it.
             words: Its bytes, `script_size(heap)` of them.
+            forget: See `Remembered`.
 
         Raises:
             FaultError: A string of it cannot be read.
@@ -153,9 +168,10 @@ class Script:
         self._attempts = 0
         self.address = address
         self.id = _script_id(heap, words)
-        self.id_range = (address - 1 + objects.script_id, 8)
-        self.id_word = words[objects.script_id : objects.script_id + 8]
-        """What must be read at `id_range` for as long as this is the script there."""
+        id_word = words[objects.script_id : objects.script_id + 8]
+        self.guards = {address - 1 + objects.script_id: id_word}
+        self.forget = forget
+        self.gone = False
         self.line_offset = smi_value(_word(words, objects.script_line_offset))
         self.column_offset = smi_value(_word(words, objects.script_column_offset))
         self.name = _read_text(heap, _word(words, objects.script_name))
@@ -283,16 +299,18 @@ class SharedFunctionInfo(NamedTuple):
     """Compiled into V8: no script, and a number in place of code."""
 
 
-class _Cached(NamedTuple):
-    words: bytes
+@dataclass(slots=True, eq=False)
+class _Known:
+    """A function that is remembered."""
+
     info: SharedFunctionInfo
-    range: tuple[int, int]
-    """Where `words` were read: (address, size)."""
-    script: Script | None
+    guards: dict[int, bytes]
+    forget: Callable[[], object]
+    gone: bool = False
 
 
 class FunctionReader:
-    """Reads SharedFunctionInfos and remembers them for as long as their words do not change."""
+    """Reads SharedFunctionInfos and remembers them, until `Beliefs.confirm` finds them changed."""
 
     def __init__(self, heap: Heap) -> None:
         self.heap = heap
@@ -307,51 +325,57 @@ class FunctionReader:
         )
         self._size = max(slots) + 8
         self._script_size = script_size(heap)
-        self._functions: dict[int, _Cached] = {}
+        self._functions: dict[int, _Known] = {}
         self._scripts: dict[int, Script] = {}
         self.scripts_read = 0
         """How often a script was read that was not known: while it stays, `scripts` does."""
-        self._fresh: set[int] = set()
 
     def scripts(self) -> list[Script]:
         """Return the scripts of the functions that were read of late."""
         return list(self._scripts.values())
 
-    def validate_many(self, sfis: Iterable[int]) -> None:
-        """Check what is remembered of these functions; forget what has changed.
-
-        Until the next call, `read_shared` answers for them without looking again. All is read at
-        once: the words of each function, and the id of each script among them.
-        """
-        functions = self._functions
-        entries = [functions[sfi] for sfi in set(sfis) if sfi in functions]
-        scripts = {entry.script for entry in entries if entry.script is not None}
-        ranges = [entry.range for entry in entries]
-        ranges += [script.id_range for script in scripts]
-        found = self.heap.memory.read_many(ranges)
-        gone = set()
-        for script, word in zip(scripts, found[len(entries) :], strict=True):
-            if word != script.id_word:
-                gone.add(script)
-                self._scripts.pop(script.address, None)
-        self._fresh.clear()
-        for entry, words in zip(entries, found, strict=False):
-            if entry.words == words and entry.script not in gone:
-                self._fresh.add(entry.info.address)
-            else:
-                del functions[entry.info.address]
-
     def read_shared(self, sfi: int) -> SharedFunctionInfo | None:
-        """Return a function; None if there is none, or none any more, at this address."""
-        if sfi in self._fresh:
-            return self._functions[sfi].info
+        """Return a function; None if there is none at this address.
+
+        A function that is remembered is believed: see `Beliefs`.
+        """
+        known = self._functions.get(sfi)
+        if known is not None:
+            believe = self.heap.beliefs.add
+            believe(known)
+            script = known.info.script
+            if script is not None:
+                believe(script)
+            return known.info
         if sfi & 3 != 1:
             return None
         try:
             return self._read(sfi)
         except (FaultError, MalformedData):
-            self._functions.pop(sfi, None)
             return None
+
+    def validate_many(self, sfis: Iterable[int]) -> None:
+        """Look now, in one read, whether these functions are what is remembered of them."""
+        known = [known for sfi in sfis if (known := self._functions.get(sfi)) is not None]
+        scripts = {it.info.script for it in known if it.info.script is not None}
+        self.heap.beliefs.check([*known, *scripts])
+
+    def basis(self, functions: Sequence[SharedFunctionInfo]) -> tuple[Remembered, ...] | None:
+        """Return what these rest on; None if one of them is not remembered any more."""
+        basis: list[Remembered] = []
+        for function in functions:
+            known = self._functions.get(function.address)
+            if known is None or known.info is not function:
+                return None
+            basis.append(known)
+            if function.script is not None:
+                basis.append(function.script)
+        return tuple(basis)
+
+    def _forget_script(self, script: int) -> None:
+        gone = self._scripts.pop(script, None)
+        for sfi in [sfi for sfi, known in self._functions.items() if known.info.script is gone]:
+            del self._functions[sfi]
 
     def _read(self, sfi: int) -> SharedFunctionInfo:
         heap = self.heap
@@ -362,10 +386,6 @@ class FunctionReader:
         name_or_scope = _word(words, objects.sfi_name_or_scope_info)
         script_word = _word(words, objects.sfi_script)
         data_word = _word(words, objects.sfi_function_data)
-        entry = self._functions.get(sfi)
-        if entry is not None and entry.words == words and self._is_current(entry.info.script):
-            self._fresh.add(sfi)
-            return entry.info
         first_slot = objects.scope_info_first_slot
         scope_words, script_words, data_words = heap.memory.read_many(
             [
@@ -403,9 +423,8 @@ class FunctionReader:
         info = SharedFunctionInfo(sfi, name, script, start, end, bytecode_array, builtin)
         if len(self._functions) >= MAX_FUNCTIONS:
             self._functions.clear()
-            self._fresh.clear()
-        self._functions[sfi] = _Cached(words, info, (sfi - 1, self._size), script)
-        self._fresh.add(sfi)
+        forget = partial(self._functions.pop, sfi, None)
+        self._functions[sfi] = _Known(info, {sfi - 1: words}, forget)
         return info
 
     def _read_to_page_end(self, obj: int) -> bytes:
@@ -419,12 +438,6 @@ class FunctionReader:
         if words is None:
             return self.heap.instance_type(obj)
         return self.heap.map_type(_word(words, 0))
-
-    def _is_current(self, script: Script | None) -> bool:
-        if script is None:
-            return True
-        address, size = script.id_range
-        return self.heap.memory.read(Address(address), size) == script.id_word
 
     def _find_script(self, word: int, words: bytes | None) -> Script | None:
         """Return the script of a function; None if it has none.
@@ -455,7 +468,8 @@ class FunctionReader:
             return known
         if len(self._scripts) >= MAX_SCRIPTS:
             self._scripts.clear()
-        script = self._scripts[word] = Script(heap, word, words)
+        forget = partial(self._forget_script, word)
+        script = self._scripts[word] = Script(heap, word, words, forget)
         self.scripts_read += 1
         return script
 

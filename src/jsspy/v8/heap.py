@@ -16,6 +16,7 @@ import struct
 from jsspy.errors import FaultError, MalformedData
 from jsspy.model.units import Address
 from jsspy.target.memory import Memory
+from jsspy.v8.beliefs import Beliefs
 from jsspy.v8.layout import Layout
 
 MAX_BYTE_ARRAY = 16 << 20
@@ -50,6 +51,7 @@ class Heap:
     def __init__(self, memory: Memory, layout: Layout) -> None:
         self.memory = memory
         self.layout = layout
+        self.beliefs = Beliefs(memory)
         objects = layout.objects
         self._type_offset = objects.map_instance_type
         self._type_end = objects.map_instance_type + objects.map_instance_type_size

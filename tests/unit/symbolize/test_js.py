@@ -50,8 +50,13 @@ class Program:
         return RawFrame(Address(pc), is_return_address=True, fp=Address(0x7000), words=words)
 
     def name(self, *frames: RawFrame, registers: Registers | None = None) -> list[Frame]:
+        """Name a stack as the resolver does: once more if what was remembered has changed."""
         followed = self.followed(self.function, self.builtin)
+        counts = self.symbolizer.js_frames, self.symbolizer.js_frames_named
         named = self.symbolizer.symbolize(frames, followed, registers)
+        if not self.world.reader.heap.beliefs.confirm():
+            self.symbolizer.js_frames, self.symbolizer.js_frames_named = counts
+            return self.name(*frames, registers=registers)
         return [frame for expanded in named for frame in expanded or ()]
 
 

@@ -180,32 +180,28 @@ def test_stale_functions_are_dropped() -> None:
     reader = reader_of(builder)
     assert reader.read_shared(shared) is reader.read_shared(shared)
     builder.set(shared, LAYOUT.objects.sfi_name_or_scope_info, second)
-    reader.validate_many([shared, other, 0x5, 0xDEAD0001])
+    assert reader.read_shared(other) is not None
+    assert reader.read_shared(0x5) is None
+    assert reader.read_shared(0xDEAD0001) is None
+    assert not reader.heap.beliefs.confirm()
     info = reader.read_shared(shared)
     assert info is not None
     assert info.name == "second"
     # Another script, with another id, has taken the place of the first.
     builder.set(script, LAYOUT.objects.script_id, smi(8))
     builder.set(script, LAYOUT.objects.script_name, builder.string("/app/g.js"))
-    reader.validate_many([shared, other])
+    assert reader.read_shared(shared) is info
+    assert not reader.heap.beliefs.confirm()
+    # What shares the script is gone with it.
+    assert reader.basis([info]) is None
     info = reader.read_shared(shared)
     assert info is not None
     assert info.script is not None
     assert (info.script.id, info.script.url) == (8, "/app/g.js")
     # The function itself has gone.
     builder.set(shared, 0, builder.map_of(5))
-    reader.validate_many([shared])
-    assert reader.read_shared(shared) is None
-
-
-def test_unvalidated_functions_are_looked_at_again() -> None:
-    builder = HeapBuilder()
-    script = make_script(builder)
-    shared = builder.shared(builder.scope_info(builder.string("f"), 0, (1, 2)), script, smi(0))
-    reader = reader_of(builder)
     assert reader.read_shared(shared) is not None
-    reader.validate_many([])
-    builder.set(shared, 0, builder.map_of(5))
+    assert not reader.heap.beliefs.confirm()
     assert reader.read_shared(shared) is None
 
 
