@@ -18,6 +18,7 @@ from jsspy.symbolize.awaiting import AwaitingSymbolizer
 from jsspy.symbolize.base import UNKNOWN, Frames
 from jsspy.symbolize.chain import ChainSymbolizer
 from jsspy.symbolize.js import JsSymbolizer
+from jsspy.symbolize.kernel import load_kernel_symbols
 from jsspy.symbolize.native import NativeSymbolizer
 from jsspy.target.process import Target, V8Binary
 from jsspy.unwind.base import CodeMap, Region
@@ -25,7 +26,6 @@ from jsspy.unwind.chain import whole
 from jsspy.unwind.hybrid import HybridUnwinder
 from jsspy.v8.function import FunctionReader
 from jsspy.v8.layout import Layout
-from jsspy.symbolize.kernel import load_kernel_symbols
 from jsspy.v8.reader import V8Reader
 
 _VM_STATES = (
@@ -92,6 +92,8 @@ class Resolver:
             if self._v8 is not None and self._js is not None
             else None
         )
+        self._learn_ns: dict[int, int] = {}
+        """Isolate -> when it was last looked at."""
         self._unknown_frames = 0
 
     @property
@@ -108,8 +110,6 @@ class Resolver:
     def js_frames_named(self) -> int:
         """Those of `js_frames` whose function could be read."""
         return self._js.js_frames_named if self._js is not None else 0
-        self._learn_ns: dict[int, int] = {}
-        """Isolate -> when it was last looked at."""
 
     def resolve(self, raw: RawSample) -> Sample | LossReason:
         """Name the stack of a capture.
