@@ -106,6 +106,7 @@ def test_another_users_process() -> None:
     # Without rights, as nobody: the reason and the command that helps.
     program = textwrap.dedent("""
         import os, sys
+        import jsspy.linux.caps  # now, while the interpreter's own files can be read
         from jsspy.errors import PermissionDenied
         from jsspy.target.process import Target
         os.setgroups([]); os.setgid(65534); os.setuid(65534)

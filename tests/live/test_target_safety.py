@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -354,7 +355,8 @@ def test_ctrl_c_waits_until_the_thread_runs() -> None:
         reached_the_end = False
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the order is the test
             with ptrace.stopped(Tid(process.pid)):
-                os.kill(os.getpid(), signal.SIGINT)
+                # To this thread: a test runner has others that would take it for us.
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
                 sum(range(1000))
                 reached_the_end = True
             pytest.fail("Ctrl-C was lost")
