@@ -14,7 +14,6 @@ from jsspy.errors import FaultError, ProcessExited
 from jsspy.model.capture import CapturePlan, FrameChain, RawFrame, ResolvedChain, StackSnapshot
 from jsspy.model.sample import LossReason, RawSample, Sample, VmState
 from jsspy.model.stack import Frame, Stack, Truncation
-from jsspy.symbolize.awaiting import AwaitingSymbolizer
 from jsspy.symbolize.base import UNKNOWN, Frames
 from jsspy.symbolize.chain import ChainSymbolizer
 from jsspy.symbolize.js import JsSymbolizer
