@@ -22,15 +22,24 @@ _TERMINATION_S = 5.0
 class StartedCommand:
     """A command that we started."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], *, output: int | None = None) -> None:
         """Start it.
+
+        Args:
+            command: Program and arguments.
+            output: File descriptor for what it prints; it then has no input. None: as we have.
 
         Raises:
             TargetError: It cannot be started.
         """
         self.command = tuple(command)
         try:
-            self._process = subprocess.Popen(self.command)
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=None if output is None else subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
         except OSError as err:
             reason = (err.strerror or str(err)).lower()
             raise TargetError(f"cannot start '{command[0]}': {reason}") from err

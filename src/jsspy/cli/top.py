@@ -1,0 +1,268 @@
+"""`jsspy top`: what is hot right now.
+
+Two processes: this one samples, as `record` does; a child of it draws, so that no sample waits for
+a screen. It is this way round because a target that COMMAND starts may only be traced by us, its
+parent, where kernel.yama.ptrace_scope is 1.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from jsspy.cli import output
+from jsspy.cli.interrupts import Interrupts
+from jsspy.cli.live_text import Update
+from jsspy.cli.pipe import Receiver, Sender
+from jsspy.cli.record import DEFAULT_RATE_HZ, EXIT_TARGET_ENDED, parse_duration
+from jsspy.cli.started import StartedCommand, describe_exit
+from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
+from jsspy.engines.ptrace import PtraceEngine
+from jsspy.errors import JsspyError, NotNode, ProcessExited, ProcessNotFound
+from jsspy.model.growth import GrowthTaker
+from jsspy.model.live import Account
+from jsspy.model.profile import ValueType
+from jsspy.recorder import End, Recorder
+from jsspy.target.process import Target
+
+_SEND_NS = 250_000_000
+
+
+@click.command(
+    "top",
+    short_help="Show what is hot now, live; plain text where stdout is no terminal.",
+    context_settings={"allow_interspersed_args": False},
+)
+@targeting_options
+@click.option(
+    "-d",
+    "--duration",
+    "duration_s",
+    callback=parse_duration,
+    default="unlimited",
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to sample. Unlimited is until q or Ctrl-C, or until the process ends.",
+)
+@click.option(
+    "-r",
+    "--rate",
+    "rate_hz",
+    type=click.IntRange(1, 1000),
+    default=DEFAULT_RATE_HZ,
+    show_default=True,
+    metavar="HZ",
+    help="Samples per second and thread.",
+)
+@click.option(
+    "--delay",
+    "delay_s",
+    type=click.FloatRange(0.25, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two pictures.",
+)
+@click.option(
+    "--window",
+    "window_s",
+    type=click.FloatRange(0.5, 3600),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="What counts as now: shares are of the last so many seconds.",
+)
+@click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
+@click.option(
+    "-i",
+    "--idle",
+    is_flag=True,
+    help="Wall-clock time: threads that sleep or wait are sampled too.",
+)
+@click.option(
+    "--strict", is_flag=True, help="Fail if the V8 is not known, instead of native frames only."
+)
+@output.color_option
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+@click.pass_context
+def top_command(
+    ctx: click.Context,
+    pids: tuple[int, ...],
+    name: re.Pattern[str] | None,
+    duration_s: float | None,
+    rate_hz: int,
+    delay_s: float,
+    window_s: float,
+    subprocesses: bool,
+    idle: bool,
+    strict: bool,
+    command: tuple[str, ...],
+) -> int:
+    """Show what node processes spend their time on, live; ? lists the keys.
+
+    With neither --pid, --name nor COMMAND the only node process of this user is taken. Shares are
+    of one CPU, and of the last seconds (--window); times are since the start. COMMAND is started
+    with its output in a file, which is named at the end, and gets SIGTERM then.
+
+    Where stdout is no terminal, a table is printed every --delay seconds.
+
+    Exit codes: 0 done, 3 no such process, 4 no permission, 6 the process ended before the duration
+    was over.
+    """
+    if command and (pids or name is not None):
+        raise click.UsageError("--pid and --name look at what runs; COMMAND starts something new")
+    if len(command) == 1 and command[0].isdecimal():
+        raise click.UsageError(f"a process is named with --pid {command[0]}")
+    with Recorder(
+        PtraceEngine(rate_hz, idle=idle),
+        period_ns=1_000_000_000 // rate_hz,
+        value_type=ValueType.WALL if idle else ValueType.CPU,
+        strict=strict,
+        follow_children=subprocesses,
+        source_maps=False,
+    ) as recorder:
+        started, log = None, None
+        if command:
+            started, log = _start(command)
+        try:
+            if started is not None:
+                target = _add_started(recorder, started)
+            else:
+                target = add_targets(recorder, choose_pids(pids, name, "top"), "top")[0]
+            file_stem = f"{target.name}-{target.pid}"
+            color = ctx.color
+
+            def draw(receiver: Receiver) -> None:
+                if _is_screen():
+                    from jsspy.cli.live_screen import show_screen
+
+                    show_screen(receiver, rate_hz, delay_s, window_s, file_stem, color=color)
+                else:
+                    from jsspy.cli.live_plain import print_tables
+
+                    print_tables(receiver, rate_hz, delay_s, window_s)
+
+            status = _run(recorder, draw, duration_s)
+            if started is not None:
+                end = started.finish(None, duration_over=True)
+                output.note(
+                    f"{shorten(' '.join(command))} {describe_exit(end)}; its output is in {log}"
+                )
+        except BaseException:
+            if started is not None:
+                started.terminate()
+            raise
+    if started is not None and not recorder.saw_v8:
+        raise _never_node(started)
+    if status:
+        raise JsspyError(f"the display ended with exit code {status}")
+    if recorder.end is End.TARGET_ENDED and duration_s is not None and not command:
+        return EXIT_TARGET_ENDED
+    return 0
+
+
+def _is_screen() -> bool:
+    return sys.stdout.isatty() and sys.stdin.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _start(command: tuple[str, ...]) -> tuple[StartedCommand, Path]:
+    """Start a command whose output shall not go to our screen; return where it goes, too."""
+    descriptor, log = tempfile.mkstemp(prefix="jsspy-top-", suffix=".log")
+    try:
+        return StartedCommand(command, output=descriptor), Path(log)
+    except BaseException:
+        Path(log).unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _add_started(recorder: Recorder, started: StartedCommand) -> Target:
+    try:
+        return recorder.add(started.pid, starting=True)
+    except (ProcessExited, ProcessNotFound) as err:
+        raise _never_node(started) from err
+
+
+def _never_node(started: StartedCommand) -> NotNode:
+    return NotNode(
+        f"no V8 was seen in '{shorten(' '.join(started.command))}' while it ran\n"
+        f"  it {describe_exit(started.poll())}",
+        hint=f"jsspy top --subprocesses -- {' '.join(started.command)}    if node is a child of it",
+    )
+
+
+def _run(recorder: Recorder, draw: Callable[[Receiver], None], duration_s: float | None) -> int:
+    """Sample here, draw in a child; return the child's exit code."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        _draw_and_exit(draw, Receiver(reading))
+    os.close(reading)
+    try:
+        with Interrupts() as interrupts:
+            _sample(recorder, Sender(writing), interrupts, duration_s)
+    finally:
+        os.close(writing)
+        # Where the process ended by itself, its last picture stays until somebody has seen it.
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status
+
+
+def _draw_and_exit(draw: Callable[[Receiver], None], receiver: Receiver) -> None:
+    """Draw; never return. Ctrl-C is a key there, or the other process's business."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        draw(receiver)
+        sys.stdout.flush()
+        status = 0
+    except BrokenPipeError:
+        status = 0  # whoever read our standard output has seen enough
+    except BaseException:  # noqa: BLE001 - whatever it is, the parent's clean-up is not ours
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _sample(
+    recorder: Recorder, sender: Sender, interrupts: Interrupts, duration_s: float | None
+) -> None:
+    """Sample, and tell the child four times a second."""
+    # What exists now stays: the collector need not look at it again while a target waits.
+    gc.freeze()
+    duration_ns = None if duration_s is None else int(duration_s * 1e9)
+    taker = GrowthTaker(recorder.profile)
+    next_ns = 0
+    threads = 0
+
+    def update() -> Update:
+        recorder.update_stats()
+        account = Account(time.monotonic_ns(), recorder.profile.stats, recorder.profile.meta)
+        return Update(taker.take(), account, tuple(recorder.infos.values()), threads, recorder.end)
+
+    try:
+        for state in recorder.run(duration_ns, interrupts.should_stop):
+            threads = state.threads
+            now = time.monotonic_ns()
+            if now >= next_ns and sender.flush():
+                next_ns = now + _SEND_NS
+                sender.send(update())
+        sender.send(update())
+        sender.drain()
+    except BrokenPipeError:
+        return  # somebody pressed q
