@@ -26,8 +26,9 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from jsspy import __version__
-from jsspy.engines.base import Engine
+from jsspy.engines.base import Engine, StoppingEngine
 from jsspy.errors import (
+    EngineUnavailable,
     FaultError,
     JsspyError,
     MalformedData,
@@ -113,13 +114,14 @@ class TargetInfo(NamedTuple):
 class _Session:
     """One process as it has been since its last exec."""
 
-    def __init__(self, target: Target, image: bytes, *, strict: bool) -> None:
+    def __init__(self, target: Target, image: bytes, *, strict: bool, async_callers: bool) -> None:
         """Look for V8 in `target`.
 
         Args:
             target: Opened while the process had `image`.
             image: What `_read_image` said.
             strict: Raise if its V8 is not known.
+            async_callers: Show who awaits what runs.
 
         Raises:
             UnknownV8: `strict`, and its V8 is not known.
@@ -149,7 +151,9 @@ class _Session:
                 if strict:
                     raise
                 self.note = f"{err.message}: native frames only, JavaScript is (unknown)"
-        self.resolver = Resolver(target, self.v8, self.layout)
+        self.resolver = Resolver(target, self.v8, self.layout, async_callers=async_callers)
+        if async_callers and self.layout is not None and self.resolver.stopped_reader is None:
+            self.note = "who awaits is not known of its V8"
         self.scripts = ScriptLog(target.pid)
 
     @property
@@ -195,7 +199,7 @@ class _Session:
         return []
 
 
-def _open_session(pid: Pid, *, strict: bool) -> _Session:
+def _open_session(pid: Pid, *, strict: bool, async_callers: bool) -> _Session:
     """Open a process; see `Recorder.add` for what is raised.
 
     Shells start programs by exec, and what was opened before is of no use after: what counts is
@@ -206,7 +210,7 @@ def _open_session(pid: Pid, *, strict: bool) -> _Session:
         target = None
         try:
             target = Target.open(pid)
-            session = _Session(target, image, strict=strict)
+            session = _Session(target, image, strict=strict, async_callers=async_callers)
         except BaseException as err:
             if target is not None:
                 target.close()
@@ -233,6 +237,7 @@ class Recorder:
         follow_children: bool = False,
         source_maps: bool = True,
         map_directory: str | None = None,
+        async_callers: bool = False,
     ) -> None:
         """Wire an engine to a profile.
 
@@ -244,7 +249,14 @@ class Recorder:
             follow_children: Pick up the targets' child processes that are node, at any depth.
             source_maps: Map frames to original sources when the recording is over.
             map_directory: Where to look for maps that are not where the scripts say.
+            async_callers: Show who awaits what runs.
+
+        Raises:
+            EngineUnavailable: The engine stops no thread, which `async_callers` needs.
         """
+        if async_callers and not isinstance(engine, StoppingEngine):
+            reason = "it stops no thread, so it cannot see who awaits"
+            raise EngineUnavailable(engine.name, reason, hint="--engine ptrace")
         self.engine = engine
         self.profile = Profile(
             ProfileMeta(
@@ -263,6 +275,7 @@ class Recorder:
         self._follow_children = follow_children
         self._source_maps = source_maps
         self._map_directory = map_directory
+        self._async = async_callers
         self.mapping = MappingStats()
         """What came of source mapping, once the recording is over."""
         self._sessions: dict[Pid, _Session] = {}
@@ -317,7 +330,7 @@ class Recorder:
             NotNode: There is no V8 in it, it is not `starting`, and children are not followed.
             UnknownV8: The recorder is strict, and its V8 is not known.
         """
-        session = _open_session(Pid(pid), strict=self._strict)
+        session = _open_session(Pid(pid), strict=self._strict, async_callers=self._async)
         target = session.target
         if session.v8 is None and not starting and not self._follow_children:
             command = " ".join(target.command)
@@ -445,11 +458,14 @@ class Recorder:
             session = self._restart(pid)
         if session.refresh_threads(now_ns):
             self.engine.set_target(session.target, session.plan, session.threads)
+            reader = session.resolver.stopped_reader
+            if reader is not None and isinstance(self.engine, StoppingEngine):
+                self.engine.set_reader(pid, reader)
             self._introduce(session)
 
     def _restart(self, pid: Pid) -> _Session:
         """Begin again with a process that called exec. If that fails, the old session stays."""
-        session = _open_session(pid, strict=self._strict)
+        session = _open_session(pid, strict=self._strict, async_callers=self._async)
         old = self._sessions[pid]
         self._forget(old)
         if old.threads:
@@ -505,7 +521,7 @@ class Recorder:
                     continue
                 self._strangers[child] = image
                 try:
-                    session = _open_session(child, strict=self._strict)
+                    session = _open_session(child, strict=self._strict, async_callers=self._async)
                     if session.v8 is None:
                         session.target.close()
                     else:

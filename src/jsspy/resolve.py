@@ -11,9 +11,17 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from jsspy.errors import FaultError, ProcessExited
-from jsspy.model.capture import CapturePlan, FrameChain, RawFrame, ResolvedChain, StackSnapshot
+from jsspy.model.capture import (
+    CapturePlan,
+    FrameChain,
+    RawFrame,
+    ResolvedChain,
+    StackSnapshot,
+    StoppedReader,
+)
 from jsspy.model.sample import LossReason, RawSample, Sample, VmState
 from jsspy.model.stack import Frame, Stack, Truncation
+from jsspy.symbolize.awaiting import AwaitingSymbolizer
 from jsspy.symbolize.base import UNKNOWN, Frames
 from jsspy.symbolize.chain import ChainSymbolizer
 from jsspy.symbolize.js import JsSymbolizer
@@ -23,6 +31,7 @@ from jsspy.target.process import Target, V8Binary
 from jsspy.unwind.base import CodeMap, Region
 from jsspy.unwind.chain import whole
 from jsspy.unwind.hybrid import HybridUnwinder
+from jsspy.v8.async_chain import AsyncReader, derive_async_layout
 from jsspy.v8.function import FunctionReader
 from jsspy.v8.layout import Layout
 from jsspy.v8.reader import V8Reader
@@ -62,13 +71,21 @@ class Resolver:
         truncated: Stacks that do not reach their thread's start, by reason.
     """
 
-    def __init__(self, target: Target, v8: V8Binary | None, layout: Layout | None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        v8: V8Binary | None,
+        layout: Layout | None,
+        *,
+        async_callers: bool = False,
+    ) -> None:
         """Prepare to read a target.
 
         Args:
             target: The process.
             v8: None if there is no V8 in it.
             layout: None if its V8 is not known: its frames are "(unknown)".
+            async_callers: Show who awaits what runs; `stopped_reader` must read with each sample.
         """
         self.truncated: dict[Truncation, int] = {}
         self._code = CodeMap(target, v8, layout)
@@ -94,6 +111,18 @@ class Resolver:
         self._learn_ns: dict[int, int] = {}
         """Isolate -> when it was last looked at."""
         self._unknown_frames = 0
+        self._async = None
+        self._awaiting = None
+        if async_callers and v8 is not None and self._v8 is not None and self._js is not None:
+            where = derive_async_layout(v8, self._v8.layout, target.memory)
+            if where is not None:
+                self._async = AsyncReader(self._v8.heap, where)
+                self._awaiting = AwaitingSymbolizer(self._v8, self._code, self._js, self._async)
+
+    @property
+    def stopped_reader(self) -> StoppedReader | None:
+        """What must read while a thread is stopped, for callers that wait; None: nothing."""
+        return self._async
 
     @property
     def functions(self) -> FunctionReader | None:
@@ -173,6 +202,8 @@ class Resolver:
             named = self._js.symbolize(stack, followed, registers)
         else:
             named = [None] * len(stack)
+        if self._awaiting is not None and isinstance(capture, StackSnapshot):
+            named = self._awaiting.insert(capture, stack, named)
         frames: list[Frame] = []
         native = self._native.frame
         for physical, expanded in zip(stack, named, strict=True):

@@ -28,6 +28,12 @@ _LIMIT_NS = 2_000_000_000
 @targeting_options
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too.")
 @click.option("--strict", is_flag=True, help="Fail if the V8 is not known.")
+@click.option(
+    "--async",
+    "async_callers",
+    is_flag=True,
+    help="Show the functions that await what runs, below a boundary. Stops threads longer.",
+)
 @source_maps_option
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @output.color_option
@@ -36,6 +42,7 @@ def dump_command(
     name: re.Pattern[str] | None,
     subprocesses: bool,
     strict: bool,
+    async_callers: bool,
     source_maps: SourceMaps,
     as_json: bool,
 ) -> int:
@@ -54,6 +61,7 @@ def dump_command(
         follow_children=subprocesses,
         source_maps=source_maps.wanted,
         map_directory=source_maps.directory,
+        async_callers=async_callers,
     ) as recorder:
         add_targets(recorder, chosen, "dump")
         threads = recorder.profile.threads

@@ -82,6 +82,12 @@ def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> fl
 @click.option(
     "--strict", is_flag=True, help="Fail if the V8 is not known, instead of native frames only."
 )
+@click.option(
+    "--async",
+    "async_callers",
+    is_flag=True,
+    help="Show the functions that await what runs, below a boundary. Stops threads longer.",
+)
 @source_maps_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @output.color_option
@@ -98,6 +104,7 @@ def record_command(
     subprocesses: bool,
     idle: bool,
     strict: bool,
+    async_callers: bool,
     source_maps: SourceMaps,
     as_json: bool,
     command: tuple[str, ...],
@@ -129,6 +136,7 @@ def record_command(
         follow_children=subprocesses,
         source_maps=source_maps.wanted,
         map_directory=source_maps.directory,
+        async_callers=async_callers,
     ) as recorder:
         now = time.time()
         started = None

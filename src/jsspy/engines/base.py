@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
-from jsspy.model.capture import CapturePlan, ThreadPlan
+from jsspy.model.capture import CapturePlan, StoppedReader, ThreadPlan
 from jsspy.model.profile import PauseStats
 from jsspy.model.sample import LossReason, RawSample
 from jsspy.model.units import Pid
@@ -36,6 +36,15 @@ class EngineStats:
     def lose(self, reason: LossReason, count: int = 1) -> None:
         """Count samples that were due and have no capture."""
         self.lost[reason] = self.lost.get(reason, 0) + count
+
+
+@runtime_checkable
+class StoppingEngine(Protocol):
+    """An engine that can let somebody read while a thread stands still."""
+
+    def set_reader(self, pid: Pid, reader: StoppedReader) -> None:
+        """Call `reader` for each sample of a target that is taken from now on."""
+        ...
 
 
 class Engine(Protocol):

@@ -25,9 +25,15 @@ from types import TracebackType
 from typing import ClassVar, Final, Self
 
 from jsspy.engines.base import Availability, EngineStats
-from jsspy.errors import PermissionDenied, ProcessExited
+from jsspy.errors import FaultError, PermissionDenied, ProcessExited
 from jsspy.linux import procfs, ptrace, vm
-from jsspy.model.capture import CapturePlan, Registers, StackSnapshot, ThreadPlan
+from jsspy.model.capture import (
+    CapturePlan,
+    Registers,
+    StackSnapshot,
+    StoppedReader,
+    ThreadPlan,
+)
 from jsspy.model.profile import PauseStats
 from jsspy.model.sample import LossReason, RawSample, ThreadState
 from jsspy.model.units import Address, Pid
@@ -43,6 +49,10 @@ stack. In deeper recursion the functions repeat."""
 
 MAX_FOLLOWED: Final = 1000
 """Distinct objects copied per sample; fits into one process_vm_readv."""
+
+MAX_MORE_READS: Final = 200
+MAX_MORE_NS: Final = 1_000_000
+"""What a `StoppedReader` may do per sample. Callers that wait took 1.5 reads and 10 us each."""
 
 _HEARTBEAT_NS: Final = 250_000_000
 """An empty batch goes out at least this often, and so often the targets are looked after."""
@@ -124,7 +134,7 @@ class PauseHistogram:
 class _Thread:
     """A thread that is sampled, with what is kept open for it."""
 
-    __slots__ = ("frame", "is_new", "isolate", "stack_end", "state", "tid", "tracee")
+    __slots__ = ("frame", "has_more", "is_new", "isolate", "stack_end", "state", "tid", "tracee")
 
     def __init__(self, pid: Pid, plan: ThreadPlan) -> None:
         self.tid = plan.tid
@@ -134,6 +144,8 @@ class _Thread:
         self.state = procfs.ThreadState(pid, plan.tid)
         self.frame = _NO_FRAME
         """rsp and rbp of the last sample."""
+        self.has_more = False
+        """A `StoppedReader` read more than once for it."""
         self.is_new = True
         """No tick was due yet: it cannot have missed any."""
 
@@ -286,7 +298,13 @@ class _Copier:
                     break
                 fp = caller  # noqa: PLW2901 - the loop over starts is done with it
 
-    def snapshot(self, sampled: _Sampled, thread: _Thread, registers: Registers) -> StackSnapshot:
+    def snapshot(
+        self,
+        sampled: _Sampled,
+        thread: _Thread,
+        registers: Registers,
+        more: dict[int, bytes] | None = None,
+    ) -> StackSnapshot:
         """Turn the buffers into a value. The thread may run again."""
         followed = {}
         size = sampled.plan.follow_size
@@ -304,7 +322,27 @@ class _Copier:
             isolate_words=bytes(self._isolate.bytes[: self.isolate_size]),
             followed=followed,
             stack_complete=self.start + self.size == thread.stack_end,
+            more=more,
         )
+
+
+class _Keeper:
+    """Reads for a `StoppedReader`, within bounds, and keeps what was read."""
+
+    def __init__(self, sampled: _Sampled, thread: _Thread, reader: StoppedReader) -> None:
+        self.kept: dict[int, bytes] = {}
+        self._memory = sampled.target.memory
+        self._left = MAX_MORE_READS
+        self._end_ns = time.monotonic_ns() + MAX_MORE_NS
+        if thread.isolate:
+            reader.read(thread.isolate, self._read)
+
+    def _read(self, address: int, size: int) -> bytes:
+        self._left -= 1
+        if self._left < 0 or time.monotonic_ns() > self._end_ns:
+            raise FaultError(Address(address), size)
+        data = self.kept[address] = self._memory.read(Address(address), size)
+        return data
 
 
 class PtraceEngine:
@@ -324,6 +362,7 @@ class PtraceEngine:
         self._targets: dict[Pid, _Sampled] = {}
         self._copier = _Copier()
         self._pauses = PauseHistogram()
+        self._readers: dict[Pid, StoppedReader] = {}
 
     @classmethod
     def probe(cls, target: Target) -> Availability:
@@ -369,8 +408,13 @@ class PtraceEngine:
             thread.state.close()
         self._targets[target.pid] = sampled
 
+    def set_reader(self, pid: Pid, reader: StoppedReader) -> None:
+        """Call `reader` for each sample of a target; see `StoppingEngine`."""
+        self._readers[pid] = reader
+
     def remove_target(self, pid: Pid) -> None:
         """Stop sampling a target."""
+        self._readers.pop(pid, None)
         sampled = self._targets.pop(pid, None)
         if sampled is not None:
             sampled.close()
@@ -466,9 +510,13 @@ class PtraceEngine:
     def _stop(self, sampled: _Sampled, thread: _Thread) -> RawSample | None:
         """Sample a thread that runs; None if its stack cannot be read."""
         copier, tracee = self._copier, thread.tracee
+        reader = self._readers.get(sampled.pid)
         if self._period_ns >= _COLD_NS and thread.frame != _NO_FRAME:
             copier.copy(sampled, thread, thread.frame[0])
             copier.follow(sampled, [thread.frame[1]], set())
+            if reader is not None and thread.has_more:
+                _Keeper(sampled, thread, reader)
+        more = None
         was_collecting = gc.isenabled()
         gc.disable()
         try:
@@ -478,10 +526,13 @@ class PtraceEngine:
                 copier.copy(sampled, thread, frame[0])
                 pointers = {values[index] for index in sampled.follow_registers}
                 copier.follow(sampled, [frame[1]], pointers)
+                if reader is not None:
+                    more = _Keeper(sampled, thread, reader).kept
             self._pauses.add(tracee.resumed_ns - tracee.stopped_since_ns)
         finally:
             if was_collecting:
                 gc.enable()
+        thread.has_more = more is not None and len(more) > 1
         if not copier.size:
             return None
         return RawSample(
@@ -490,7 +541,7 @@ class PtraceEngine:
             tracee.stopped_since_ns,
             self._period_ns,
             ThreadState.RUNNING,
-            copier.snapshot(sampled, thread, Registers._make(values)),
+            copier.snapshot(sampled, thread, Registers._make(values), more),
         )
 
     def _look(self, sampled: _Sampled, thread: _Thread, line: bytes) -> RawSample | None:
@@ -502,6 +553,8 @@ class PtraceEngine:
         copier = self._copier
         copier.copy(sampled, thread, call.sp)
         copier.follow(sampled, [], set())
+        reader = self._readers.get(sampled.pid)
+        more = _Keeper(sampled, thread, reader).kept if reader is not None else None
         stat = procfs.read_stat(sampled.pid, thread.tid)
         state = _STATES.get(stat.state) if stat else None
         if not copier.size or state is None or thread.state.read() != line:
@@ -512,7 +565,7 @@ class PtraceEngine:
             time_ns,
             self._period_ns,
             state,
-            copier.snapshot(sampled, thread, Registers(rip=call.pc, rsp=call.sp)),
+            copier.snapshot(sampled, thread, Registers(rip=call.pc, rsp=call.sp), more),
         )
 
     def pauses(self) -> PauseStats:

@@ -7,11 +7,13 @@ hand. An engine interprets it without knowing what the words mean.
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from jsspy.model.units import Address, Tid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jsspy.model.stack import Frame
 
 
@@ -125,6 +127,26 @@ class StackSnapshot(NamedTuple):
     """Tagged pointer -> `CapturePlan.follow_size` bytes of the object; unreadable ones absent."""
     stack_complete: bool = True
     """False if the stack was larger than the engine's cap: its root end is missing."""
+    more: dict[int, bytes] | None = None
+    """Address -> bytes: what a `StoppedReader` read; None if there was none."""
+
+
+class StoppedReader(Protocol):
+    """Reads more of a thread while it stands still, where no plan can say beforehand what.
+
+    For data that is found only by following it, and that moves once the thread runs.
+    """
+
+    def read(self, isolate: Address, read: Callable[[int, int], bytes]) -> None:
+        """Read what is wanted of the thread that is stopped.
+
+        Args:
+            isolate: Of the thread.
+            read: Returns `size` bytes at an address, and keeps them in the capture. Raises
+                FaultError where it cannot, and once the engine's bounds on the number of reads and
+                on the time that the thread may stand still are reached.
+        """
+        ...
 
 
 class RawFrame(NamedTuple):
