@@ -10,7 +10,7 @@ LEGACY := 0.10.48 0.12.18 4.9.1 6.17.1 8.17.0 10.24.1
 export JSSPY_NODES ?= $(abspath $(NODES))
 JOBS ?= 2
 
-.PHONY: help example check test unit live consumers browser bench nodes clean format
+.PHONY: help example check test unit live consumers browser bench bpf nodes clean format
 
 help: ## list what can be done
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,6 +44,9 @@ browser: $(VENV)/developing browser-installed ## the viewer in Chromium
 bench: $(VENV)/developing nodes ## measure pause, slowdown, set-up and resolve speed against bench/budget.toml
 	$(BIN)/python bench/run.py
 
+bpf: $(VENV)/developing ## compile the program for the kernel again
+	$(BIN)/python setup.py --quiet build_bpf
+
 nodes: $(VENV)/installed ## fetch the node versions that tests use
 	@$(BIN)/python tools/fetch_nodes.py $(JSSPY_NODES) $(MODERN) $(LEGACY)
 
@@ -71,7 +74,7 @@ browser-installed:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt setup.py bpf/walk.bpf.c bpf/abi.h
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
