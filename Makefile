@@ -59,6 +59,8 @@ clean: ## remove everything that make made
 
 .PHONY: consumers-installed browser-installed
 consumers-installed: $(CACHE)/consumers/installed
+	@command -v prometheus >/dev/null || [ "$$(id -u)" != 0 ] || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; }
 
 $(CACHE)/consumers/installed: tests/consumers/package.json
 	mkdir -p $(CACHE)/consumers

@@ -32,6 +32,9 @@ MAX_LABEL = 200
 MAX_SIGNATURE = 8192
 """Characters of promfiler's label: about 300 frames. A deeper stack loses its middle."""
 
+MAX_SIGNATURES = 8 << 20
+"""Characters of all signatures: a scrape is not to grow beyond it, however deep stacks are."""
+
 _RERANK_EVERY = 10
 """Profiles between two looks at who is heaviest."""
 _DECAY = 0.9
@@ -218,11 +221,14 @@ class Signatures:
         """Return the values by signature, those of inner frames too, which may be 0."""
         series: dict[str, int] = {}
         other = self.other
+        size = 0
         for signature, count in sorted(self.counts.items(), key=lambda item: (-item[1], item[0])):
             missing = [prefix for prefix in _prefixes(signature) if prefix not in series]
-            if len(series) + len(missing) >= self.limit:
+            added = sum(map(len, missing))
+            if len(series) + len(missing) >= self.limit or size + added > MAX_SIGNATURES:
                 other += count
                 continue
+            size += added
             for prefix in missing:
                 series[prefix] = 0
             series[signature] = count

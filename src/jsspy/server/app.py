@@ -311,7 +311,7 @@ class App:
     async def _wait_until(self, end_ns: int) -> None:
         """Wait until the ring reaches beyond a time, or the sampler is late or has ended."""
         give_up = end_ns + int(_GRACE_S * 1e9)
-        while self._collector.is_running() and self._collector.ring.end_ns <= end_ns:
+        while self._collector.is_running() and self._collector.ring.end_ns < end_ns:
             if time.monotonic_ns() > give_up:
                 return
             await asyncio.sleep(_POLL_S)

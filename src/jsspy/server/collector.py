@@ -218,13 +218,13 @@ class Collector:
         """Return what was sampled in a window (CLOCK_MONOTONIC), as far back as the ring reaches.
 
         Args:
-            start_ns: Seconds that end after this,
-            end_ns: and not after this.
+            start_ns: From then on,
+            end_ns: and before that.
             pid: Of this process only.
         """
         with self._lock:
             blocks = self.ring.find(start_ns, end_ns)
-        return join_blocks(blocks, pid)
+        return join_blocks(blocks, start_ns, end_ns, pid)
 
     def _read(self, source: io.BufferedReader) -> None:
         with source:

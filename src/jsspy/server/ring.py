@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -60,25 +60,39 @@ class Ring:
             self._bytes -= len(self._blocks.popleft().data)
 
     def find(self, start_ns: int, end_ns: int) -> list[Block]:
-        """Return the blocks that end after `start_ns` and not after `end_ns`.
-
-        A block is taken whole or not at all, so that the account of its samples stays true, and
-        windows that follow each other have no block in common.
-        """
-        return [block for block in self._blocks if start_ns < block.end_ns <= end_ns]
+        """Return the blocks that have a part between two times."""
+        return [
+            block for block in self._blocks if start_ns < block.end_ns and block.start_ns < end_ns
+        ]
 
 
-def join_blocks(blocks: Sequence[Block], pid: int | None = None) -> Profile:
-    """Return what blocks hold, as one profile.
+def join_blocks(
+    blocks: Sequence[Block], start_ns: int = 0, end_ns: int = 1 << 62, pid: int | None = None
+) -> Profile:
+    """Return what blocks hold between two times, as one profile.
+
+    Windows that follow each other have no sample in common and miss none. Losses have no time of
+    their own: those of the blocks at both ends are counted in full.
 
     Args:
         blocks: In the order of time.
-        pid: Only this process' samples; statistics stay those of all.
+        start_ns: From then on,
+        end_ns: and before that.
+        pid: Only this process' samples; losses stay those of all.
     """
-    profiles = [NativeReader().read(io.BytesIO(block.data)) for block in blocks]
-    if not profiles:
+    if not blocks:
         return Profile(ProfileMeta())
-    profile = merge(profiles)
-    if pid is not None:
-        profile = filter_samples(profile, threads=lambda thread: thread.pid == Pid(pid))
+    whole = merge([NativeReader().read(io.BytesIO(block.data)) for block in blocks])
+    profile = filter_samples(
+        whole,
+        threads=None if pid is None else lambda thread: thread.pid == Pid(pid),
+        start_ns=start_ns,
+        end_ns=end_ns,
+    )
+    stats, meta = profile.stats, profile.meta
+    stats.requested -= len(whole) - len(profile)
+    stats.truncated = dict(Counter(profile.truncated.values()))
+    start, end = max(blocks[0].start_ns, start_ns), min(blocks[-1].end_ns, end_ns)
+    meta.start_time_unix_ns += start - meta.start_ns
+    meta.start_ns, meta.duration_ns = start, max(end - start, 0)
     return profile

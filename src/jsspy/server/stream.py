@@ -19,7 +19,7 @@ import struct
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from jsspy.errors import MalformedData
 from jsspy.formats.native import Native
@@ -57,13 +57,21 @@ def iter_messages(source: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
         yield tag, content
 
 
+class _Message(NamedTuple):
+    data: bytes
+    requested: int = 0
+    """Samples that are lost if this is dropped."""
+    lost: dict[LossReason, int] | None = None
+    """The same by reason; None is not to be dropped."""
+
+
 class StreamWriter:
     """The sampler's end of the pipe."""
 
     def __init__(self, descriptor: int) -> None:
         """Take over an open descriptor of a pipe."""
         self._descriptor = descriptor
-        self._pending: deque[tuple[bytes, Profile | None]] = deque()
+        self._pending: deque[_Message] = deque()
         self._sent = 0
         """Bytes of the first pending message that are in the pipe already."""
         self._dropped: dict[LossReason, int] = {}
@@ -83,35 +91,35 @@ class StreamWriter:
         self._dropped, self._dropped_requested = {}, 0
         out = io.BytesIO()
         Native().write(profile, out)
-        self._queue(PROFILE, out.getvalue(), profile)
+        lost = dict(stats.lost)
+        lost[LossReason.RING_FULL] = lost.get(LossReason.RING_FULL, 0) + len(profile)
+        self._queue(_Message(_packed(PROFILE, out.getvalue()), stats.requested, lost))
 
     def send_json(self, tag: bytes, value: Any) -> None:
         """Send a message that is JSON."""
-        self._queue(tag, json.dumps(value).encode(), None)
+        self._queue(_Message(_packed(tag, json.dumps(value).encode())))
 
-    def _queue(self, tag: bytes, content: bytes, profile: Profile | None) -> None:
-        self._pending.append((_HEADER.pack(tag, len(content)) + content, profile))
+    def _queue(self, message: _Message) -> None:
+        self._pending.append(message)
         self.flush()
         if len(self._pending) > MAX_PENDING:
             self._drop()
 
     def _drop(self) -> None:
         """Drop the oldest recording of which nothing was sent yet."""
-        for index, (_, profile) in enumerate(self._pending):
-            if profile is None or (index == 0 and self._sent):
+        for index, message in enumerate(self._pending):
+            if message.lost is None or (index == 0 and self._sent):
                 continue
             del self._pending[index]
-            lost = self._dropped
-            lost[LossReason.RING_FULL] = lost.get(LossReason.RING_FULL, 0) + len(profile)
-            for reason, count in profile.stats.lost.items():
-                lost[reason] = lost.get(reason, 0) + count
-            self._dropped_requested += profile.stats.requested
+            for reason, count in message.lost.items():
+                self._dropped[reason] = self._dropped.get(reason, 0) + count
+            self._dropped_requested += message.requested
             return
 
     def flush(self) -> None:
         """Put into the pipe what fits. `is_open` becomes false if nobody reads it any more."""
         while self._pending and self.is_open:
-            data = self._pending[0][0]
+            data = self._pending[0].data
             try:
                 self._sent += os.write(self._descriptor, memoryview(data)[self._sent :])
             except BlockingIOError:
@@ -131,3 +139,7 @@ class StreamWriter:
         self.flush()
         os.close(self._descriptor)
         self.is_open = False
+
+
+def _packed(tag: bytes, content: bytes) -> bytes:
+    return _HEADER.pack(tag, len(content)) + content
