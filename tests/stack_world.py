@@ -5,6 +5,7 @@ _start     +0x100    outermost
 call       +0x140    CFA = rbx + 16: only right if rbx was restored from the entry frame
 runtime    +0x180    CFA = rsp + 8
 assembly   +0x1c0    none
+leaf       +0x200    CFA = the word at rsp - 8, in the red zone
 builtins   +0x400    JSEntry, CEntry, Plain (frameless), the interpreter's trampoline (pushes
                      its frame at +16), LdaHandler
 """
@@ -28,7 +29,9 @@ from jsspy.unwind.hybrid import HybridUnwinder
 from jsspy.v8.plan import make_plan
 from jsspy.v8.reader import V8Reader
 
-START, CALL, RUNTIME, ASSEMBLY = (TEXT_ADDRESS + at for at in (0x100, 0x140, 0x180, 0x1C0))
+START, CALL, RUNTIME, ASSEMBLY, LEAF = (
+    TEXT_ADDRESS + at for at in (0x100, 0x140, 0x180, 0x1C0, 0x200)
+)
 BLOB = (TEXT_ADDRESS + 0x400, TEXT_ADDRESS + 0x800)
 ENTRY, EXIT, PLAIN, TRAMPOLINE, HANDLER = (BLOB[0] + at for at in (0, 0x40, 0x80, 0xC0, 0x100))
 JIT = 0x7E00_0000
@@ -58,7 +61,12 @@ def make_elf() -> ElfFile:
         entry(struct.pack("<IB", 0, 1) + b"zR\0" + bytes([1, 0x78, RIP, 1, 0x1B]) + at_entry)
     )
     rows = []
-    programs = {START: bytes([0x07, RIP]), CALL: bytes([0x0C, RBX, 16]), RUNTIME: b""}
+    programs = {
+        START: bytes([0x07, RIP]),
+        CALL: bytes([0x0C, RBX, 16]),
+        RUNTIME: b"",
+        LEAF: bytes([0x0F, 3, 0x70 + RSP, 0x78, 0x06]),
+    }
     for function, program in programs.items():
         address = base + len(frames)
         rows.append((function, address))

@@ -74,6 +74,9 @@ _PADDING_BYTES: Final = 256
 
 _NO_PLAN: Final = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
 
+_RED_ZONE_BYTES: Final = 128
+"""Below rsp, where code that runs may have data. Source: x86-64 psABI, 3.2.2."""
+
 _RIP, _RSP, _RBP = (Registers._fields.index(name) for name in ("rip", "rsp", "rbp"))
 
 _RUNNING: Final = b"running\n"
@@ -184,8 +187,9 @@ class _Copier:
     """The buffers of a sample, and the work on them while a thread cannot change its stack."""
 
     def __init__(self) -> None:
-        self._gather = vm.Gather(3 + MAX_FOLLOWED, 3)
+        self._gather = vm.Gather(4 + MAX_FOLLOWED, 4)
         self._stack = vm.Buffer(_PADDING_BYTES + MAX_STACK_BYTES)
+        self._red_zone = vm.Buffer(_RED_ZONE_BYTES)
         self._isolate = vm.Buffer(8)
         self._followed = vm.Buffer(8)
         self._follow_size = 0
@@ -193,6 +197,7 @@ class _Copier:
         self._read: list[tuple[int, int]] = []
         self.start = 0
         self.size = 0
+        self.red_zone_size = 0
         self.isolate_size = 0
 
     def prepare(self, plan: CapturePlan) -> None:
@@ -204,10 +209,10 @@ class _Copier:
             self._followed = vm.Buffer(plan.follow_size * MAX_FOLLOWED)
         if plan.follow_size != self._follow_size:
             self._follow_size = plan.follow_size
-            self._gather.remote[7::2] = array("Q", [plan.follow_size] * MAX_FOLLOWED)
+            self._gather.remote[9::2] = array("Q", [plan.follow_size] * MAX_FOLLOWED)
 
     def copy(self, sampled: _Sampled, thread: _Thread, sp: int) -> None:
-        """Copy the stack from `sp` on, and the isolate words.
+        """Copy the stack from `sp` on, the red zone below it, and the isolate words.
 
         Raises:
             ProcessExited: The target is gone.
@@ -225,20 +230,27 @@ class _Copier:
         gather.local[1] = isolate_size
         gather.local[2] = self._stack.address + _PADDING_BYTES
         gather.local[3] = size
+        gather.local[4] = self._red_zone.address
+        gather.local[5] = _RED_ZONE_BYTES
         gather.remote[0] = thread.isolate + plan.isolate_start
         gather.remote[1] = plan.isolate_size if thread.isolate else 0
         gather.remote[2] = thread.isolate + plan.isolate_start_2
         gather.remote[3] = plan.isolate_size_2 if thread.isolate else 0
         gather.remote[4] = start
         gather.remote[5] = size
-        count = gather.read(reader, 0, 2, 0, 3)
+        gather.remote[6] = start - _RED_ZONE_BYTES
+        gather.remote[7] = _RED_ZONE_BYTES
+        count = gather.read(reader, 0, 3, 0, 4)
         if count < isolate_size:
             # No isolate there: the stack alone.
             isolate_size = 0
-            count = gather.read(reader, 1, 1, 2, 1)
+            count = gather.read(reader, 1, 2, 2, 2)
         self.isolate_size = isolate_size
-        # A transfer that meets an unmapped page ends somewhere before it.
-        self.size = (count - isolate_size) & ~7
+        # A transfer that meets an unmapped page ends somewhere before it; so the red zone, which
+        # may lie on a page that the stack has not grown to, comes last.
+        count -= isolate_size
+        self.size = min(count, size) & ~7
+        self.red_zone_size = _RED_ZONE_BYTES if count == size + _RED_ZONE_BYTES else 0
 
     def follow(self, sampled: _Sampled, starts: list[int], pointers: set[int]) -> None:
         """Walk the copied stack and copy the objects that its frames point to.
@@ -264,13 +276,13 @@ class _Copier:
             return
         count = len(found)
         gather, reader = self._gather, sampled.target.memory.reader
-        gather.remote[6 : 6 + 2 * count : 2] = array("Q", [word - tag for word in found])
+        gather.remote[8 : 8 + 2 * count : 2] = array("Q", [word - tag for word in found])
         size = plan.follow_size
         first = 0
         while first < count:
-            gather.local[4] = self._followed.address + first * size
-            gather.local[5] = (count - first) * size
-            done = first + gather.read(reader, 2, 1, 3 + first, count - first) // size
+            gather.local[6] = self._followed.address + first * size
+            gather.local[7] = (count - first) * size
+            done = first + gather.read(reader, 3, 1, 4 + first, count - first) // size
             self._read.append((first, done))
             # The one at `done` cannot be read, or there is none.
             first = done + 1
@@ -323,6 +335,7 @@ class _Copier:
             followed=followed,
             stack_complete=self.start + self.size == thread.stack_end,
             more=more,
+            red_zone=bytes(self._red_zone.bytes[: self.red_zone_size]),
         )
 
 

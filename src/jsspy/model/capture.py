@@ -58,7 +58,7 @@ class CapturePlan(NamedTuple):
 
     How an engine interprets it, once per thread and sample:
 
-    1. Copy registers and the stack from rsp to the end of the stack's mapping.
+    1. Copy registers, the stack from rsp to the end of its mapping, and the 128 bytes below rsp.
     2. Copy `isolate_size` bytes at (isolate + `isolate_start`) and, where `isolate_size_2` is not
        0, append `isolate_size_2` bytes at (isolate + `isolate_start_2`): older V8 keeps the words
        of one exit frame up to 25 KiB apart. Either window is at most 256 bytes. The copy counts as
@@ -129,6 +129,9 @@ class StackSnapshot(NamedTuple):
     """False if the stack was larger than the engine's cap: its root end is missing."""
     more: dict[int, bytes] | None = None
     """Address -> bytes: what a `StoppedReader` read; None if there was none."""
+    red_zone: bytes = b""
+    """What is right below rsp, up to 128 bytes: a function that calls nothing may keep data there.
+    (x86-64 psABI, 3.2.2. OpenSSL's SHA-512 keeps there where its caller's frame is.)"""
 
 
 class StoppedReader(Protocol):

@@ -312,6 +312,11 @@ class _Walk:
         """
         frames, registers, unwinder = self._frames, self._registers, self._unwinder
         find = unwinder.code.find
+        stack, start = self._stack, self._start
+        if not frames and not self._is_return:
+            # Only the leaf may have something of its frame there.
+            red_zone = self._snapshot.red_zone
+            stack, start = red_zone + stack, start - len(red_zone)
         while len(frames) < MAX_FRAMES:
             pc = registers[RIP]
             area = find(pc)
@@ -322,7 +327,7 @@ class _Walk:
             step = Step.NO_RULE
             if area.elf is not None:
                 step = unwinder.table(area.elf).step(
-                    pc - area.bias - is_return, registers, self._stack, self._start
+                    pc - area.bias - is_return, registers, stack, start
                 )
             if step is not Step.CALLER:
                 if step is Step.END or self._is_program_start(area, pc - is_return):

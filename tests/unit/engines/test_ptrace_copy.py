@@ -114,6 +114,13 @@ def test_frames_are_followed_to_the_root(world: World) -> None:
     assert snapshot.isolate_words == bytes(world.isolate.bytes[16:48])
 
 
+def test_the_red_zone_is_copied(world: World) -> None:
+    world.frame(40, 40, world.tagged(0))
+    snapshot = world.capture(30, 40)
+    assert snapshot.red_zone == bytes(world.stack.bytes[30 * 8 - 128 : 30 * 8])
+    assert snapshot.stack == bytes(world.stack.bytes[30 * 8 :])
+
+
 def test_exit_frames_come_from_the_isolate_and_from_entry_frames(world: World) -> None:
     world.isolate.words[3] = world.address(50)
     world.frame(50, 60, world.tagged(3))

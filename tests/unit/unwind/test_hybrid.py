@@ -25,6 +25,7 @@ from stack_world import (
     EXIT_MARKER,
     HANDLER,
     JIT,
+    LEAF,
     PLAIN,
     RUNTIME,
     STACK,
@@ -64,6 +65,21 @@ def test_without_rules_and_frame_pointer_the_exit_frame_is_next(world: World) ->
     assert truncation is None
     # The pc of the exit frame is not known.
     assert pcs(frames) == [ASSEMBLY, 0, HANDLER + 16, ENTRY + 9, CALL + 9, START + 9]
+
+
+def test_a_leaf_may_keep_its_frame_below_the_stack(world: World) -> None:
+    _, exit_fp = build_nested(world)
+    world.push(EXIT + 16)
+    cfa = world.sp + 8
+    world.push(1, 2, 3)
+    snapshot = world.snapshot(LEAF + 4, exit_fp, exit_fp)
+    snapshot = snapshot._replace(red_zone=bytes(120) + cfa.to_bytes(8, "little"))
+    frames, truncation = world.unwinder.unwind(snapshot)
+    assert truncation is None
+    assert pcs(frames) == [LEAF + 4, EXIT + 16, HANDLER + 16, ENTRY + 9, CALL + 9, START + 9]
+    # Where it was not copied, who called the leaf is not known.
+    frames, _ = world.unwinder.unwind(snapshot._replace(red_zone=b""))
+    assert EXIT + 16 not in pcs(frames)
 
 
 def test_assembly_with_a_frame_pointer_is_walked_by_it(world: World) -> None:
