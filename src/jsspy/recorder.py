@@ -184,8 +184,7 @@ class _Session:
     def _find_isolates(self) -> list[ThreadPlan]:
         if self.v8 is None or self.layout is None:
             return []
-        # What was found out of a process that is starting may be wrong a moment later.
-        if self._finder is None or not self._has_isolates:
+        if self._finder is None:
             self._finder = ThreadFinder(self.target, self.v8, self.layout)
         return self._finder.find()
 

@@ -25,7 +25,8 @@ src/internal/pthread_impl.h at musl 1.2.5.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -63,6 +64,10 @@ _ISOLATE_WORDS = 1024
 """Of an isolate; the first roots, most of them maps, are among them in all versions."""
 
 _MAPS_IN_ISOLATE = 4
+
+_MIN_PAUSE_S = 0.01
+"""How long after it was looked for in vain a thread's descriptor is looked for again; then twice
+as long, and so on: some threads have none, and a look costs a millisecond."""
 
 _SELF_WORDS = 16
 """Words from one before the context on, among which an isolate has its own address: it is the
@@ -102,8 +107,15 @@ class _Descriptor(NamedTuple):
 class ThreadFinder:
     """Finds the threads of one target that own an isolate; remembers what cannot change."""
 
-    def __init__(self, target: Target, v8: V8Binary, layout: Layout) -> None:
+    def __init__(
+        self,
+        target: Target,
+        v8: V8Binary,
+        layout: Layout,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._target = target
+        self._clock = clock
         self._v8 = v8
         self._layout = layout
         self._heap = Heap(target.memory, layout)
@@ -111,6 +123,9 @@ class ThreadFinder:
         self._descriptors: dict[Tid, int] = {}
         self._without: set[Tid] = set()
         """Threads whose descriptor was looked for in vain."""
+        self._pause_s = _MIN_PAUSE_S
+        self._next_look_s = 0.0
+        """When they are looked for again: a thread may have been seen before it had one."""
         self._isolates: set[int] = set()
         self._key: int | None = None
 
@@ -122,7 +137,12 @@ class ThreadFinder:
         """
         tids = self._target.threads()
         self._forget(tids)
-        if any(tid not in self._descriptors and tid not in self._without for tid in tids):
+        unknown = {tid for tid in tids if tid not in self._descriptors}
+        if not unknown <= self._without:
+            self._pause_s = _MIN_PAUSE_S
+            self._find_descriptors(tids)
+        elif unknown and self._clock() >= self._next_look_s:
+            self._pause_s *= 2
             self._find_descriptors(tids)
         claims: dict[int, list[tuple[Tid, int]]] = {}
         for tid in tids:
@@ -174,6 +194,7 @@ class ThreadFinder:
                 break
         self._descriptors = {wanted[tid]: d.address for tid, d in found.items()}
         self._without = set(tids) - self._descriptors.keys()
+        self._next_look_s = self._clock() + self._pause_s
 
     def _find_isolate(self, descriptor: int) -> int:
         """Return the isolate of a thread; 0 if it has none."""
@@ -209,8 +230,12 @@ class ThreadFinder:
                 key = int.from_bytes(self._target.memory.read(Address(address), 4), "little")
             except FaultError:
                 return None
-            if key < _INLINE_KEYS:
-                self._key = key
+            if key >= _INLINE_KEYS:
+                return None
+            if not self._isolates:
+                # V8 may not have made its key yet, and 0 is a key like any other.
+                return key
+            self._key = key
         return self._key
 
     def _is_owner(self, isolate: int, tid: Tid, descriptor: int) -> bool:

@@ -52,6 +52,7 @@ class Process:
         self.builder = HeapBuilder(layout)
         self.memory: Memory = self.builder
         self.mappings: list[Mapping] = []
+        self.now = 0.0
         self.descriptors: dict[int, int] = {}
         self._map(MAIN_STACK, 0x2000, "rw-p", "[stack]")
         self._map(DYNAMIC_LINKER_MEMORY, 0x3000, "rw-p")
@@ -120,7 +121,7 @@ class Process:
 
     def finder(self, elf: ElfFile = ELF) -> ThreadFinder:
         target = cast("Target", self)
-        return ThreadFinder(target, V8Binary(elf, 0), self.builder.layout)
+        return ThreadFinder(target, V8Binary(elf, 0), self.builder.layout, lambda: self.now)
 
 
 @pytest.mark.parametrize("layout", [LAYOUT, OLD_LAYOUT], ids=["variable", "key"])
@@ -152,6 +153,32 @@ def test_what_is_known_is_checked_and_new_threads_are_found() -> None:
     assert [plan.tid for plan in finder.find()] == [PID]
     process.builder.write(descriptor - 0x1A8 + 264, isolate)
     assert [plan.tid for plan in finder.find()] == [PID, 103]
+
+
+def test_a_key_that_was_read_too_early_is_read_again() -> None:
+    process = Process(OLD_LAYOUT)
+    assert OLD_LAYOUT.isolate_key_address is not None
+    process.thread(PID, process.isolate())
+    # V8 has not made its key yet: its variable is 0, which is a key of somebody else's.
+    process.builder.write_bytes(OLD_LAYOUT.isolate_key_address, bytes(4))
+    finder = process.finder()
+    assert finder.find() == []
+    process.builder.write_bytes(OLD_LAYOUT.isolate_key_address, (3).to_bytes(4, "little"))
+    assert [plan.tid for plan in finder.find()] == [PID]
+
+
+def test_a_thread_that_was_seen_too_early_is_looked_for_again() -> None:
+    process = Process()
+    process.thread(PID, process.isolate())
+    descriptor = process.thread(101, process.isolate())
+    process.builder.write(descriptor + 0x2D0, 0)
+    finder = process.finder()
+    assert [plan.tid for plan in finder.find()] == [PID]
+    process.builder.write(descriptor + 0x2D0, 101)
+    # Not at every look: that would cost too much where a thread has none for good.
+    assert [plan.tid for plan in finder.find()] == [PID]
+    process.now += 0.02
+    assert [plan.tid for plan in finder.find()] == [PID, 101]
 
 
 def test_a_helper_inside_an_isolate_is_not_its_owner() -> None:
