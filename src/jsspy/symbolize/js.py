@@ -503,7 +503,9 @@ class JsSymbolizer:
             return _Answer((frame,), (info,), code, 1, 1, is_kept=False)
         if code is None or not self._is_interpreted(words, info):
             self._interpreting.discard(raw.pc)
-            return _Answer((_frame(info, None, None, inlined=False),), (info,), None, 1, 1)
+            # Without code: it is gone, or in memory so new that it is not on our list of mappings.
+            frame = _frame(info, None, None, inlined=False)
+            return _Answer((frame,), (info,), None, 1, 1, is_kept=code is not None)
         # Another answer for every offset: kept from the next time on, under the right key.
         is_known = raw.pc in self._interpreting
         if raw.is_return_address:
