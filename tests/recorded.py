@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import nodes
+from jsspy.engines.base import Engine
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.model.sample import RawSample, Sample
 from jsspy.resolve import Resolver
@@ -25,8 +27,25 @@ class Recording:
     resolver: Resolver
 
 
+def require(engine: type[Engine], pid: int) -> None:
+    """Skip the running test where an engine cannot sample a process; in CI that is a failure."""
+    target = Target.open(pid)
+    try:
+        availability = engine.probe(target)
+    finally:
+        target.close()
+    if not availability.available:
+        nodes.missing(f"engine {engine.name}: {availability.reason}")
+
+
 def record(
-    pid: int, count: int, *, idle: bool = False, rate_hz: float = 300, known: bool = True
+    pid: int,
+    count: int,
+    *,
+    idle: bool = False,
+    rate_hz: float = 300,
+    known: bool = True,
+    engine: Engine | None = None,
 ) -> Recording:
     """Take and resolve at least `count` samples of a process.
 
@@ -36,6 +55,7 @@ def record(
         idle: Sample sleeping threads, too.
         rate_hz: How often.
         known: Use what is known of its V8.
+        engine: With what; without one by ptrace, at `rate_hz`.
     """
     target = Target.open(pid)
     try:
@@ -45,9 +65,9 @@ def record(
         resolver = Resolver(target, v8, layout if known else None)
         raws: list[RawSample] = []
         deadline = time.monotonic() + TIMEOUT_S
-        with PtraceEngine(rate_hz, idle=idle) as engine:
-            engine.set_target(target, make_plan(layout), find_threads(target, v8, layout))
-            for batch in engine.samples():
+        with engine or PtraceEngine(rate_hz, idle=idle) as sampling:
+            sampling.set_target(target, make_plan(layout), find_threads(target, v8, layout))
+            for batch in sampling.samples():
                 raws += batch
                 if len(raws) >= count or time.monotonic() > deadline:
                     break

@@ -26,10 +26,11 @@ from typing import NamedTuple
 import pytest
 
 import nodes
-from jsspy.engines.ptrace import PtraceEngine
+from jsspy.engines import ENGINES
 from jsspy.model.profile import Profile
 from jsspy.model.stack import Frame, FrameKind
 from jsspy.recorder import Recorder
+from recorded import require
 from truth import SCRIPT_KINDS, Site, difference
 
 CORPUS = nodes.TARGETS / "corpus"
@@ -46,7 +47,6 @@ PROGRAMS = {
 """Each program, and the first Node that can run it."""
 
 VERSIONS = nodes.MODERN
-ENGINES = {"ptrace": PtraceEngine}
 
 RATE_HZ = 500
 ROUNDS = 6
@@ -169,6 +169,7 @@ def record(version: str, program: str, engine: str, titles: list[str], path: Pat
         announced = json.loads(target.line())
         assert sorted(announced) == sorted(titles)
         target.wait_ready()
+        require(ENGINES[engine], target.pid)
         assert target.process.stdin is not None
         assert target.process.stdout is not None
         rounds, is_done = 0, Event()

@@ -53,6 +53,10 @@ class Engine(Protocol):
     name: ClassVar[str]
     stats: EngineStats
 
+    def __init__(self, rate_hz: float) -> None:
+        """Prepare to take so many samples per second of each thread."""
+        ...
+
     @classmethod
     def probe(cls, target: Target) -> Availability:
         """Say whether this engine can sample `target`; never raises for "no"."""
