@@ -17,7 +17,18 @@ from jsspy import __version__
 from jsspy.cli import output
 from jsspy.errors import JsspyError
 
-VERBS = ("record", "top", "dump", "report", "diff", "list", "doctor", "serve", "promfiler")
+VERBS = (
+    "record",
+    "top",
+    "dump",
+    "report",
+    "diff",
+    "perf-map",
+    "list",
+    "doctor",
+    "serve",
+    "promfiler",
+)
 """Each is the module of the same name and its click command of the same name + "_command"."""
 
 EXIT_ABORTED = 130

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from jsspy.errors import FaultError
@@ -65,6 +66,9 @@ class BuiltinTable:
         ]
         self._starts = [builtin.start for builtin in self._builtins]
         self._pushes: dict[int, int | None] = {}
+
+    def __iter__(self) -> Iterator[Builtin]:
+        return iter(self._builtins)
 
     def find(self, address: int) -> Builtin | None:
         """Return the builtin that contains the FileAddress `address`."""

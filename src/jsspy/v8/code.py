@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from struct import Struct
@@ -73,6 +73,8 @@ stays below 1 MiB."""
 
 _FIRST_CHUNK = 4 << 10
 _LAST_CHUNK = 64 << 10
+_SCAN_BYTES = 1 << 20
+_PAGE_BYTES = 4096
 _MAX_CANDIDATES = 64
 """Map words looked at in one search: stale ones of dead code may stand before the live one."""
 
@@ -269,10 +271,20 @@ class CodeReader:
             if self._layout.code.instruction_start_is_pointer
             else types.code
         )
+        forget = partial(self._roots.pop, isolate, None)
+        found = self.find_map(isolate, wanted)
+        if found is None:
+            return _Root(b"", {}, forget, self._clock() + _EMPTY_TTL_S)
+        slot, word = found
+        map_word = _WORD.pack(word)
+        return _Root(map_word, {slot: map_word}, forget)
+
+    def find_map(self, isolate: int, wanted: int) -> tuple[int, int] | None:
+        """Return a map of an instance type that is among the isolate's roots: its slot, and it."""
+        types = self._layout.types
         at = self._layout.objects.map_instance_type
         size = self._layout.objects.map_instance_type_size
         kind = (wanted & (1 << 8 * size) - 1).to_bytes(size, "little")
-        forget = partial(self._roots.pop, isolate, None)
         seen: set[int] = set()
         for first in range(isolate, isolate + _ISOLATE_ROOTS_SIZE, _ISOLATE_ROOTS_STEP):
             data = self._memory.read_many([(first, _ISOLATE_ROOTS_STEP)])[0] or b""
@@ -285,9 +297,39 @@ class CodeReader:
             heads = self._memory.read_many([(word - 1 + at, size) for word in slots])
             for (word, slot), head in zip(slots.items(), heads, strict=True):
                 if head == kind and self._heap.instance_type(word) == types.map:
-                    map_word = _WORD.pack(word)
-                    return _Root(map_word, {slot: map_word}, forget)
-        return _Root(b"", {}, forget, self._clock() + _EMPTY_TTL_S)
+                    return slot, word
+        return None
+
+    def iter_codes(self, mapping: Mapping) -> Iterator[CodeObject]:
+        """Yield the code objects in a mapping, by address; memory that cannot be read has none."""
+        words = self._map_words
+        first = self._layout.code.instruction_start
+        if self._layout.code.instruction_start_is_pointer:
+            first = self._layout.code.instruction_stream_header or 16
+        at: int = mapping.start
+        while words and at < mapping.end:
+            size = min(_SCAN_BYTES, mapping.end - at)
+            try:
+                data = self._memory.read(Address(at), size)
+            except FaultError:
+                at = (at // _PAGE_BYTES + 1) * _PAGE_BYTES
+                continue
+            end = at + size
+            offset = 0
+            while (found := _first_of(data, words, offset)) >= 0:
+                offset = found + 1
+                if (at + found) & 7:
+                    continue
+                try:
+                    code = self._read_candidate(at + found, at + found + first, mapping)
+                except FaultError:
+                    code = None
+                if code is not None:
+                    yield code
+                    # What looks like a map inside of it is a constant.
+                    offset = code.end - at
+                    end = max(end, code.end & ~7)
+            at = end
 
     def validate_many(self, pcs: Iterable[int]) -> None:
         """Look now, in one read, whether the code at these places is what is remembered of it."""
@@ -748,6 +790,12 @@ class CodeReader:
             result.append(InlinedPosition(TaggedPtr(shared), position, frame.bytecode_offset))
         result.reverse()
         return result
+
+
+def _first_of(data: bytes, words: list[bytes], start: int) -> int:
+    """Return where the first of `words` stands in `data` from `start` on; -1 if none does."""
+    places = [at for word in words if (at := data.find(word, start)) >= 0]
+    return min(places, default=-1)
 
 
 # What the bytes around a pc tell about its frame. x86-64 only.
