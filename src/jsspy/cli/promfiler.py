@@ -59,8 +59,14 @@ _RING_S = 5.0
     show_default=True,
     help="The metric is <namespace>_cpu_profile.",
 )
+@click.option(
+    "--pid",
+    type=click.IntRange(min=1),
+    metavar="PID",
+    help="Sample a process that runs, instead of starting APP.",
+)
 @output.color_option
-@click.argument("app", metavar="APP")
+@click.argument("app", metavar="APP", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGV...]")
 def promfiler_command(
     host: str,
@@ -68,7 +74,8 @@ def promfiler_command(
     path: str,
     interval_us: int,
     namespace: str,
-    app: str,
+    pid: int | None,
+    app: str | None,
     arguments: tuple[str, ...],
 ) -> int:
     """Run `node APP ARGV...` and serve its stacks as a Prometheus metric.
@@ -80,5 +87,11 @@ def promfiler_command(
     options = Options(
         path=check_path(path), promfiler=check_namespace(namespace), only_promfiler=True
     )
-    sampling = Sampling(command=("node", app, *arguments), rate_hz=1e6 / interval_us)
+    rate_hz = 1e6 / interval_us
+    if pid is not None and app is None:
+        sampling = Sampling(pids=(pid,), rate_hz=rate_hz)
+    elif app is not None and pid is None:
+        sampling = Sampling(command=("node", app, *arguments), rate_hz=rate_hz)
+    else:
+        raise click.UsageError("name either APP or --pid")
     return run_server(Collector(sampling, ring_s=_RING_S), options, host, port)
