@@ -92,15 +92,16 @@ class TopApp(App[None]):
     .line { height: 1; width: 100%; }
     #view { color: $accent; }
     DataTable { height: 1fr; scrollbar-size-horizontal: 0; }
-    #filter { height: 1; border: none; padding: 0; display: none; }
-    #filter.shown { display: block; }
+    #filter { height: 1; border: none; padding: 0; }
     #filter.wrong { background: $error; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "quit"),
         Binding("ctrl+c", "quit", show=False, priority=True),
         Binding("question_mark", "help", "help", key_display="?"),
-        Binding("slash", "filter", "filter", key_display="/"),
+        # Keys go to what has the focus when they come: before the rest of `/abc`, pasted or typed
+        # fast, is given out, the focus must have changed.
+        Binding("slash", "filter", "filter", key_display="/", priority=True),
         Binding("f", "view('function')", show=False),
         Binding("l,L", "view('line')", "line"),
         Binding("i", "view('file')", show=False),
@@ -154,6 +155,7 @@ class TopApp(App[None]):
         self.grid = DataTable[Text](cursor_type="row", cell_padding=0, zebra_stripes=True)
         """The rows."""
         self._box = Input(placeholder="regular expression", id="filter")
+        self._box.display = False
 
     def compose(self) -> ComposeResult:
         """See `App.compose`."""
@@ -212,20 +214,22 @@ class TopApp(App[None]):
     def _make_columns(self) -> None:
         grid = self.grid
         widths = list(_EDGE_WIDTHS) if self.path else list(WIDTHS.values())
-        # One blank in front of each column; the scroll bar.
-        self._label_width = max(self.size.width - sum(widths) - len(widths) - 2, _MIN_LABEL)
+        # A blank in front of each column, and the scroll bar.
+        self._label_width = max(self.size.width - sum(widths) - len(widths) - 3, _MIN_LABEL)
         grid.clear(columns=True)
         named = ["%Time", "Time", ""] if self.path else [column.value for column in WIDTHS]
         for heading, width in zip(named, widths, strict=True):
-            grid.add_column(Text(self._mark(heading).rjust(width)), width=width + 1, key=heading)
+            text = self._mark(heading).rjust(width + 1)
+            grid.add_column(Text(text), width=width + 1, key=heading)
         name = Column.NAME.value
-        grid.add_column(Text(self._mark(name)), width=self._label_width, key=name)
+        text = f" {self._mark(name)}"
+        grid.add_column(Text(text), width=self._label_width + 1, key=name)
 
     def _mark(self, heading: str) -> str:
         """Show what the rows are sorted by."""
         if self.path or heading != self.sort.value:
             return heading
-        return f"{'▲' if self.ascending else '▼'}{heading[-6:] if heading != 'Name' else heading}"
+        return f"{'▲' if self.ascending else '▼'}{heading}"
 
     def show_all(self) -> None:
         """Draw what there is."""
@@ -261,10 +265,10 @@ class TopApp(App[None]):
 
     def _cells(self, row: Row) -> list[Text]:
         cells = [
-            Text(cell.rjust(width))
+            Text(cell.rjust(width + 1))
             for cell, width in zip(format_numbers(row), WIDTHS.values(), strict=True)
         ]
-        return [*cells, Text(label(row, self._label_width), no_wrap=True)]
+        return [*cells, Text(f" {label(row, self._label_width)}", no_wrap=True)]
 
     def _edge_rows(self) -> list[tuple[int, list[Text]]]:
         """Return callers, the row itself and callees, the lightest callers first."""
@@ -284,9 +288,10 @@ class TopApp(App[None]):
         row = Row(edge.key, edge.name, edge.place, 0, 0, 0, 0, 0)
         texts = [f"{edge.share:.1%}", format_time(edge.weight), role]
         cells = [
-            Text(text.rjust(width), style) for text, width in zip(texts, _EDGE_WIDTHS, strict=True)
+            Text(text.rjust(width + 1), style)
+            for text, width in zip(texts, _EDGE_WIDTHS, strict=True)
         ]
-        return edge.key, [*cells, Text(label(row, self._label_width), style, no_wrap=True)]
+        return edge.key, [*cells, Text(f" {label(row, self._label_width)}", style, no_wrap=True)]
 
     def _show_rows(self, rows: list[tuple[int, list[Text]]]) -> None:
         """Write into the rows that are there already, so that nothing flickers or scrolls."""
@@ -411,8 +416,13 @@ class TopApp(App[None]):
     def action_filter(self) -> None:
         """Ask for a regular expression."""
         box = self._box
-        box.add_class("shown")
-        box.focus()
+        if box.has_focus:
+            box.insert_text_at_cursor("/")
+            return
+        if isinstance(self.screen, HelpScreen):
+            self.pop_screen()
+        box.display = True
+        self.screen.set_focus(box)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while it is typed; what is no regular expression yet changes nothing."""
@@ -431,8 +441,13 @@ class TopApp(App[None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Go back to the rows."""
-        event.input.remove_class("shown")
-        self.grid.focus()
+        del event
+        self._leave_filter()
+
+    def _leave_filter(self) -> None:
+        self.screen.set_focus(self.grid)
+        self._box.display = False
+        self._box.remove_class("wrong")
 
     def on_key(self, event: Key) -> None:
         """Escape leaves the filter, and empties it."""
@@ -441,8 +456,7 @@ class TopApp(App[None]):
             event.stop()
             event.prevent_default()
             box.value = ""
-            box.remove_class("shown", "wrong")
-            self.grid.focus()
+            self._leave_filter()
 
 
 def show_screen(
