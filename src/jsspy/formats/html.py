@@ -22,14 +22,12 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import html
 import json
 import re
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import resources
 from itertools import pairwise, repeat
 from typing import Any, BinaryIO, ClassVar
 
@@ -104,6 +102,9 @@ def write_page(
 @functools.cache
 def _page() -> tuple[str, str, str, str]:
     """Return the page with its places to fill, its policy, the style and the script."""
+    # Not before there is something to write: they take 7 ms to load.
+    from importlib import resources
+
     files = resources.files("jsspy.ui")
     page, style, script = (
         files.joinpath(f"viewer.{ending}").read_text("utf-8") for ending in ("html", "css", "js")
@@ -123,6 +124,8 @@ def _page() -> tuple[str, str, str, str]:
 
 def _hash(text: str) -> str:
     """Return the source expression that lets exactly this inline text through."""
+    import hashlib
+
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

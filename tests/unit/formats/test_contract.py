@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from jsspy.formats import FORMATS, READERS, find_format, read_profile
+from jsspy.formats import _FORMATS, FORMATS, find_format, load_readers, read_profile
 from jsspy.formats.output import dump_json
 from jsspy.model.profile import Profile
 from jsspy.model.sample import VmState
@@ -32,7 +32,7 @@ NOT_GOLDEN = {"jsspy"} | VIEWER
 
 def by_reader(name: str) -> Callable[[bytes], int]:
     """Return the function that sums the weights that a reader of ours finds."""
-    reader = next(reader for reader in READERS if reader.name == name)
+    reader = next(reader for reader in load_readers() if reader.name == name)
     return lambda data: reader.read(io.BytesIO(data)).total_weight()
 
 
@@ -185,6 +185,12 @@ def one_thread() -> Profile:
     return profile
 
 
+def test_the_table_of_formats_says_what_they_are() -> None:
+    for name, form in FORMATS.items():
+        assert form.name == name
+        assert _FORMATS[name].suffix == form.suffix
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_weights_are_conserved(name: str) -> None:
     if name in VIEWER:
@@ -266,7 +272,7 @@ def test_the_profile_is_not_changed(name: str) -> None:
 
 def test_output_does_not_depend_on_hash_order() -> None:
     program = (
-        "import hashlib; from profiles import *; from jsspy.formats import FORMATS\n"
+        "import hashlib; from profiles import *; from jsspy.formats import _FORMATS, FORMATS\n"
         "for n, f in FORMATS.items():\n"
         " for p in (small(), hostile()): print(n, hashlib.sha256(written(f, p)).hexdigest())"
     )
@@ -317,7 +323,7 @@ def test_find_format_by_file_name(filename: str, name: str | None) -> None:
 
 
 @pytest.mark.parametrize("compress", [False, True])
-@pytest.mark.parametrize("reader", [reader.name for reader in READERS])
+@pytest.mark.parametrize("reader", [reader.name for reader in load_readers()])
 def test_content_decides_which_reader(reader: str, compress: bool) -> None:
     form = {"dtrace": "raw"}.get(reader, reader)
     if form not in FORMATS:

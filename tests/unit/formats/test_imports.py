@@ -8,7 +8,7 @@ import io
 import pytest
 
 from jsspy.errors import MalformedData
-from jsspy.formats import FORMATS, READERS, read_profile
+from jsspy.formats import FORMATS, load_readers, read_profile
 from jsspy.model.names import display_name
 from jsspy.model.profile import Profile, ValueType
 from jsspy.model.sample import VmState
@@ -216,7 +216,7 @@ def test_pprof_by_other_hands() -> None:
 
 @pytest.mark.parametrize("cut", range(1, len(PPROF), 7))
 def test_pprof_cut_off(cut: int) -> None:
-    reader = next(reader for reader in READERS if reader.name == "pprof")
+    reader = next(reader for reader in load_readers() if reader.name == "pprof")
     try:
         profile = reader.read(io.BytesIO(PPROF[:-cut]))
     except MalformedData:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jsspy.errors import JsspyError, MalformedData
-from jsspy.formats import FORMATS, READERS, load_profile, read_profile
+from jsspy.formats import FORMATS, load_profile, load_readers, read_profile
 from jsspy.formats import input as input_module
 from jsspy.formats.imported import frame_of_label
 from jsspy.model import transform
@@ -28,7 +28,7 @@ from profiles import MAIN, hostile, js, profile_of, small, written
 
 def read(name: str, data: bytes | str) -> Profile:
     """Read with the reader of this name."""
-    reader = next(reader for reader in READERS if reader.name == name)
+    reader = next(reader for reader in load_readers() if reader.name == name)
     profile = reader.read(io.BytesIO(data.encode() if isinstance(data, str) else data))
     profile.check()
     return profile
@@ -42,7 +42,7 @@ def stacks(profile: Profile) -> list[tuple[list[str], int]]:
     ]
 
 
-@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
+@pytest.mark.parametrize("reader", load_readers(), ids=lambda reader: reader.name)
 @given(data=st.binary(max_size=300))
 def test_any_bytes_end_well(reader: Any, data: bytes) -> None:
     reader.matches(data, "x")
@@ -50,7 +50,9 @@ def test_any_bytes_end_well(reader: Any, data: bytes) -> None:
         reader.read(io.BytesIO(data)).check()
 
 
-@pytest.mark.parametrize("name", [reader.name for reader in READERS if reader.name in FORMATS])
+@pytest.mark.parametrize(
+    "name", [reader.name for reader in load_readers() if reader.name in FORMATS]
+)
 @given(data=st.data())
 def test_mutations_end_well(name: str, data: st.DataObject) -> None:
     content = bytearray(SMALL[name])
