@@ -278,7 +278,7 @@ class Resolver:
             if frame.words:
                 kind = v8.decoder.types.get(frame.words[0])
                 is_callback = kind is not None and (
-                    kind.name == "ApiCallbackExit"
+                    kind.is_callback
                     or (kind.has_target and not self._is_builtin(v8, frame.words[4]))
                 )
                 return VmState.EXTERNAL if is_callback else VmState.JS

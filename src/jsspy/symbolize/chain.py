@@ -231,7 +231,7 @@ class ChainSymbolizer:
         else:
             answer = self._symbolize(stack[-1:], _newest(chain), None)
             kind = self._types[stack[-1].words[0]]
-            answer.in_callback = kind.name == "ApiCallbackExit" or (
+            answer.in_callback = kind.is_callback or (
                 kind.has_target
                 and any(not function.builtin for function in answer.basis.functions.values())
             )

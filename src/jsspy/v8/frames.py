@@ -112,6 +112,8 @@ class FrameType(NamedTuple):
     is_exit: bool
     """The frame below it (towards the leaf) is C++."""
     has_target: bool
+    is_callback: bool
+    """The C++ below it is the embedder's: a function, constructor, accessor or interceptor."""
 
 
 def _label(name: str) -> str:
@@ -132,6 +134,9 @@ def frame_type(name: str) -> FrameType:
         is_entry=name in {"Entry", "ConstructEntry", "EntryConstruct"},
         is_exit=name.endswith("Exit"),
         has_target=name == "BuiltinExit",
+        # ApiCallbackExit since V8 11.9; ApiAccessorExit in 13; ApiConstructExit,
+        # ApiNamedAccessorExit and ApiIndexedAccessorExit in 14 (v8dbg_frametype_* of the binaries).
+        is_callback=name.startswith("Api") and name.endswith("Exit"),
     )
 
 

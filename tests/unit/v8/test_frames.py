@@ -99,6 +99,8 @@ def test_only_exits_stand_above_native_code() -> None:
         True,
         False,
     ]
+    assert frame_type("ApiNamedAccessorExit").is_callback
+    assert not frame_type("Exit").is_callback
     assert frame_type("BuiltinExit").has_target
     assert not frame_type("Exit").has_target
 
