@@ -24,6 +24,7 @@ VERBS = (
     "report",
     "diff",
     "perf-map",
+    "annotate",
     "list",
     "doctor",
     "serve",

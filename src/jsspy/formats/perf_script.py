@@ -9,7 +9,7 @@ one and splits at `->`, so in names that are not C++'s round brackets become squ
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, ClassVar
 
 from jsspy.formats.imported import frame_of_label
@@ -148,6 +148,32 @@ class PerfScriptReader:
         if event is not None and re.match(r"(cpu|task)-clock", event):
             profile.meta.value_type = ValueType.CPU
         return profile
+
+
+_NAMELESS_MODULE = re.compile(r"(?:.*/)?perf-\d+\.map|\[?//anon\]?|\[anon(?::.*)?\]|\[unknown\]")
+_UNKNOWN_FRAME = re.compile(r"(\s+)([0-9a-f]+) \[unknown\] \((.*)\)\s*")
+
+
+def name_frames(lines: Iterable[str], find: Callable[[int, int, int], str | None]) -> Iterator[str]:
+    """Yield the lines of `perf script`, with names for code that perf knows no file of.
+
+    Args:
+        lines: Without line breaks; those that are yielded have one.
+        find: (pid, address, time in ns) -> name and offset, `foo+0x12`; None if it is not known.
+    """
+    pid = time = 0
+    for line in lines:
+        if match := _UNKNOWN_FRAME.fullmatch(line):
+            blank, address, module = match.groups()
+            if _NAMELESS_MODULE.fullmatch(module):
+                name = find(pid, int(address[:16], 16), time)
+                if name is not None:
+                    yield f"{blank}{address} {name} (/tmp/perf-{pid}.map)\n"
+                    continue
+        elif match := _HEADER.fullmatch(line):
+            pid = int(match[2][:20])
+            time = int(match[4][:20]) * 1_000_000_000 + int(match[5][:9].ljust(9, "0"))
+        yield line + "\n"
 
 
 def _sample(lines: Source, profile: Profile, match: re.Match[str]) -> tuple[int, int, int]:

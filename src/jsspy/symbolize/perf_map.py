@@ -19,7 +19,9 @@ pattern is not found is `RegExp:(unknown)`.
 
 from __future__ import annotations
 
+import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -275,6 +277,51 @@ def _indexes(words: array[int], word: int) -> Iterator[int]:
 def format_map(entries: Iterable[MapEntry]) -> bytes:
     """Return the text of a perf map. Source: tools/perf/Documentation/jit-interface.txt, v6.12."""
     return "".join(f"{e.start:x} {e.size:x} {e.name}\n" for e in entries).encode()
+
+
+_LINE = re.compile(rb"(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,16}) (.+)")
+_MAX_ENTRIES = 1 << 22
+
+
+def decode_map(data: bytes) -> list[MapEntry]:
+    """Decode a perf map, by address; of entries that overlap the last one in the file is right.
+
+    Raises:
+        MalformedData: A line is not an entry (the last one may be cut off).
+    """
+    lines = data.split(b"\n")
+    lines.pop()  # empty, or half of a line that is being written
+    if len(lines) > _MAX_ENTRIES:
+        raise MalformedData("perf map", f"{len(lines)} lines")
+    starts: list[int] = []
+    entries: dict[int, MapEntry] = {}
+    for number, line in zip(range(len(lines), 0, -1), reversed(lines), strict=True):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise MalformedData("perf map", f"line {number}: not `START SIZE NAME`")
+        start, size = int(match[1], 16), int(match[2], 16)
+        at = bisect_right(starts, start)
+        before_ends = entries[starts[at - 1]].end if at else 0
+        after_starts = starts[at] if at < len(starts) else start + size
+        if size and before_ends <= start and start + size <= after_starts:
+            starts.insert(at, start)
+            entries[start] = MapEntry(start, size, clean(match[3].decode("utf-8", "replace")))
+    return [entries[start] for start in starts]
+
+
+class EntryTable:
+    """Finds entries, no two of which overlap, by address."""
+
+    def __init__(self, entries: Iterable[MapEntry]) -> None:
+        self._entries = sorted(entries)
+        self._starts = [entry.start for entry in self._entries]
+
+    def find(self, address: int) -> MapEntry | None:
+        """Return the entry that contains `address`."""
+        index = bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self._entries[index].end:
+            return None
+        return self._entries[index]
 
 
 def keep_old(entries: Iterable[MapEntry], older: Iterable[MapEntry]) -> list[MapEntry]:

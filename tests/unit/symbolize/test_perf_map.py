@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsspy.symbolize.perf_map import MapEntry, format_map, keep_old
+from jsspy.errors import MalformedData
+from jsspy.symbolize.perf_map import EntryTable, MapEntry, decode_map, format_map, keep_old
 
 
 def test_format() -> None:
@@ -41,3 +44,30 @@ def test_it_never_overlaps(new: list[int], old: list[int]) -> None:
     assert all(a.end <= b.start for a, b in pairwise(kept))
     for entry in {*older} - {*kept}:
         assert any(entry.start < e.end and e.start < entry.end for e in entries)
+
+
+@given(st.lists(st.integers(1, 60)))
+def test_decode_inverts_format(numbers: list[int]) -> None:
+    entries = _disjoint(numbers)
+    assert decode_map(format_map(entries)) == entries
+
+
+def test_the_last_of_overlapping_entries_is_right() -> None:
+    text = b"10 10 a\n30 10 b\n18 8 c d\n0x28 0xA e\n50 1 half"
+    assert [entry.name for entry in decode_map(text)] == ["c d", "e"]
+    table = EntryTable(decode_map(text))
+    assert [table.find(at) is None for at in (0x17, 0x18, 0x1F, 0x20, 0x31, 0x32)] == [
+        True, False, False, True, False, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [b"x\n", b"10 10\n", b"10 zz a\n", b"-1 5 a\n"])
+def test_what_is_no_map_is_refused(text: bytes) -> None:
+    with pytest.raises(MalformedData):
+        decode_map(text)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_end(data: bytes) -> None:
+    with suppress(MalformedData):
+        decode_map(data)

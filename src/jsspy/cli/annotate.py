@@ -1,0 +1,164 @@
+"""`jsspy annotate`: what perf recorded, with the names that perf did not have."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import click
+
+from jsspy.cli import output
+from jsspy.cli.outputs import choose_format, output_options
+from jsspy.errors import JsspyError, MalformedData, ProcessNotFound, TargetError
+from jsspy.exporters.file import FileExporter, open_destination
+from jsspy.formats.input import Source
+from jsspy.formats.perf_script import PerfScriptReader, name_frames
+from jsspy.linux.procfs import read_stat
+from jsspy.symbolize.perf_map import CodeLister, EntryTable, decode_map
+from jsspy.target.process import Target
+from jsspy.v8.metadata import load_layout
+
+_PERF_DATA_MAGIC = b"PERFILE2"
+_FIELDS = "comm,pid,tid,time,period,event,ip,sym,symoff,dso"
+_TRAMPOLINE = "InterpreterEntryTrampoline"
+_MAX_MAP_BYTES = 1 << 30
+_TICKS_PER_S = 100
+"""USER_HZ, in which /proc/PID/stat counts. Source: include/asm-generic/param.h, at v6.12."""
+
+
+@click.command("annotate", short_help="Name the JIT frames in what perf recorded.")
+@click.argument("recording", metavar="PERF.DATA")
+@click.option(
+    "--map",
+    "map_path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A perf map to take names from, instead of the processes themselves.",
+)
+@output_options
+@output.color_option
+def annotate_command(
+    recording: str, map_path: Path | None, destination: str | None, form: str | None
+) -> int:
+    """Name the JIT frames in what perf recorded, and write it as any format.
+
+    PERF.DATA is a perf.data, which `perf script` then reads, or what `perf script` printed; - is
+    standard input. Names come from the processes if they still run, or from --map: a file that
+    `jsspy perf-map` wrote in time, or node with --perf-basic-prof.
+
+    Interpreted functions stay Builtins_InterpreterEntryTrampoline: perf keeps addresses of code,
+    and which function an interpreter runs is not one. `jsspy record` names them.
+    """
+    chosen = choose_format(form, destination)
+    if destination is None:
+        destination = f"perf{chosen.suffix}"
+    exporter = open_destination(destination)
+    exporter.check()
+    names = _Names(map_path)
+    with tempfile.TemporaryFile() as named:
+        _copy(recording, named, names)
+        named.seek(0)
+        profile = PerfScriptReader().read(named)
+    exporter.export(profile, chosen)
+    for sentence in names.notes:
+        output.note(f"note: {sentence}")
+    output.note(f"{names.named} of {names.asked} nameless JIT frames have a name now")
+    if any(_TRAMPOLINE in frame.name for frame in profile.frames):
+        output.note("Functions that were interpreted have none: jsspy record names them")
+    if isinstance(exporter, FileExporter):
+        output.note(f"Wrote {destination} ({chosen.name}): {len(profile)} samples")
+    return 0
+
+
+class _Names:
+    """Names of code by process: from one map, or from the processes that still run."""
+
+    def __init__(self, map_path: Path | None) -> None:
+        self.asked = 0
+        self.named = 0
+        self.notes: list[str] = []
+        self._given: EntryTable | None = None
+        if map_path is not None:
+            try:
+                with map_path.open("rb") as file:
+                    self._given = EntryTable(decode_map(file.read(_MAX_MAP_BYTES)))
+            except OSError as err:
+                raise JsspyError(f"cannot read {map_path}: {(err.strerror or '').lower()}") from err
+        self._tables: dict[int, EntryTable | None] = {}
+
+    def find(self, pid: int, address: int, time_ns: int) -> str | None:
+        """Return what code was at an address; see `name_frames`."""
+        self.asked += 1
+        if pid not in self._tables:
+            self._tables[pid] = self._given or self._read(pid, time_ns)
+        table = self._tables[pid]
+        entry = table.find(address) if table is not None else None
+        if entry is None:
+            return None
+        self.named += 1
+        return f"{entry.name}+{address - entry.start:#x}"
+
+    def _read(self, pid: int, time_ns: int) -> EntryTable | None:
+        """List the code of a process, unless it began after the sample was taken."""
+        try:
+            target = Target.open(pid)
+        except ProcessNotFound:
+            self.notes.append(f"process {pid} is gone: its JIT frames have no names")
+            return None
+        except JsspyError as err:
+            self.notes.append(err.message)
+            return None
+        try:
+            stat = read_stat(pid)
+            if stat is None or stat.start_ticks * (10**9 // _TICKS_PER_S) > time_ns + 10**9:
+                self.notes.append(f"process {pid} is not the one that was recorded")
+                return None
+            v8 = target.find_v8()
+            if v8 is None:
+                return None
+            return EntryTable(CodeLister(target, v8, load_layout(v8.elf)).entries())
+        except (TargetError, MalformedData) as err:
+            self.notes.append(err.message)
+            return None
+        finally:
+            target.close()
+
+
+def _copy(recording: str, out: BinaryIO, names: _Names) -> None:
+    """Write the text of a recording with names."""
+    if recording == "-":
+        _annotate(sys.stdin.buffer, out, names)
+        return
+    path = Path(recording)
+    try:
+        with path.open("rb") as file:
+            is_data = file.read(len(_PERF_DATA_MAGIC)) == _PERF_DATA_MAGIC
+            file.seek(0)
+            if not is_data:
+                _annotate(file, out, names)
+                return
+    except OSError as err:
+        raise JsspyError(f"cannot read {path}: {(err.strerror or str(err)).lower()}") from err
+    tool = shutil.which("perf")
+    if tool is None:
+        raise JsspyError(
+            "perf is not installed, and only perf reads a perf.data",
+            hint="perf script > perf.txt    where it was recorded, then jsspy annotate perf.txt",
+        )
+    command = [tool, "script", "-i", str(path), "-F", _FIELDS]
+    with tempfile.TemporaryFile() as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
+            _annotate(cast("BinaryIO", process.stdout), out, names)
+        if process.returncode:
+            errors.seek(0)
+            raise JsspyError(
+                f"perf script failed: {errors.read(4096).decode('utf-8', 'replace').strip()}"
+            )
+
+
+def _annotate(source: BinaryIO, out: BinaryIO, names: _Names) -> None:
+    lines = (line for _, line in Source(PerfScriptReader.name).iter_lines(source))
+    out.writelines(line.encode() for line in name_frames(lines, names.find))
