@@ -217,6 +217,7 @@ def test_on_a_real_terminal(version: str, tmp_path: Path) -> None:
         screen.wait_for("▼TotalTime")
         screen.press("/", "l", "e", "a", "f")
         screen.wait(lambda lines: sum("%" in line and ".js:" in line for line in lines) == 1)
+        screen.wait(lambda lines: not any("q quit" in line for line in lines))
         screen.press("Enter")
         screen.wait_for("q quit")
         screen.press("Enter")

@@ -207,6 +207,9 @@ def test_filter() -> None:
         await screen.press("backspace", "enter")
         assert screen.line("view").endswith("/al/")
         # Now keys are keys again, and what comes in is filtered.
+        await screen.press("enter")
+        assert [name.split()[0] for name in screen.names()] == ["main", "alpha", "(itself)"]
+        await screen.press("escape")
         await screen.feed(*HOT)
         assert len(screen.names()) == 1
         await screen.press("escape")
