@@ -365,12 +365,13 @@ class EbpfEngine:
             batch = [sample for record in records if (sample := self._decode(record)) is not None]
             batch.sort(key=_time)
             now = clock()
-            if now >= beat:
+            is_due = now >= beat
+            if is_due:
+                beat = now + _HEARTBEAT_NS
                 self._account()
                 for pid in [p for p, it in self._targets.items() if not it.target.is_alive()]:
                     self.remove_target(pid)
-            if batch or now >= beat:
-                beat = now + _HEARTBEAT_NS
+            if batch or is_due:
                 yield batch
             if len(records) < _BATCH:
                 time.sleep(POLL_S)

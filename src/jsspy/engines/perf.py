@@ -3,7 +3,7 @@
 For those who may not load programs into the kernel: one's own processes may be sampled so by any
 user, as far as kernel.perf_event_paranoid (2 or less) and no sandbox forbid it.
 
-What a target can notice: a timer interrupt per sample, in which up to 32 KiB of stack are copied.
+What a target can notice: a timer interrupt per sample, in which up to 60 KiB of stack are copied.
 Its threads are not stopped. Only CPU time is sampled: a thread that sleeps has no ticks. Without
 CAP_PERFMON and with perf_event_paranoid at 2, ticks that strike in the kernel give no sample: they
 are counted as lost.
@@ -33,11 +33,12 @@ from jsspy.model.sample import LossReason, RawSample, ThreadState
 from jsspy.model.units import Address, Pid, Tid
 from jsspy.target.process import Target
 
-DUMP_BYTES: Final = 32 << 10
-"""Stack per sample. Most Node stacks have 10 to 16 KiB; a record can hold 64."""
+DUMP_BYTES: Final = 60 << 10
+"""Stack per sample, about as much as a record can hold. Only what is in use is copied: most Node
+stacks have 10 to 16 KiB."""
 
 MAX_RING_BYTES: Final = 2 << 20
-MIN_RING_BYTES: Final = 64 << 10
+MIN_RING_BYTES: Final = 128 << 10
 """Locked memory is limited per user: rings are made as large as is allowed."""
 
 MAX_FOLLOWED: Final = 1000
@@ -212,12 +213,13 @@ class PerfEngine:
                         self._drop(sampled, thread)
             batch.sort(key=_time)
             now = clock()
-            if now >= beat:
+            is_due = now >= beat
+            if is_due:
+                beat = now + _HEARTBEAT_NS
                 self._account()
                 for pid in [p for p, it in self._targets.items() if not it.target.is_alive()]:
                     self.remove_target(pid)
-            if batch or now >= beat:
-                beat = now + _HEARTBEAT_NS
+            if batch or is_due:
                 yield batch
         self._account()
 

@@ -70,9 +70,6 @@ _HEAD: Final = 1024 // 8
 _TAIL: Final = 1032 // 8
 """`data_head` and `data_tail` of struct perf_event_mmap_page, in words."""
 
-MAX_DUMP_BYTES: Final = 65528 - 1024
-"""A record's size has 16 bits, and there is more in it than the stack."""
-
 
 class Refused(JsspyError):
     """The kernel did not open an event.
