@@ -228,7 +228,7 @@ def test_on_a_real_terminal(version: str, tmp_path: Path) -> None:
         screen.press("?")
         screen.wait_for("Any key closes this")
         screen.press("x")
-        screen.wait_for("/leaf/")
+        screen.wait(lambda lines: not any("Any key" in line for line in lines))
         screen.press("s")
         screen.wait_for("Wrote ")
         screen.press("q")
