@@ -29,6 +29,7 @@ VERBS = (
     "doctor",
     "serve",
     "promfiler",
+    "completion",
 )
 """Each is the module of the same name and its click command of the same name + "_command"."""
 
@@ -79,8 +80,7 @@ def _load(verb: str) -> click.Command:
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Verbs may be shortened (`jsspy rec`). `jsspy PID <text|flame|raw|fullraw> SECONDS` is "
-    'node-flame\'s command line. Completion: eval "$(_JSSPY_COMPLETE=bash_source jsspy)" (or zsh, '
-    "fish).",
+    "node-flame's command line.",
 )
 @click.version_option(__version__, "-V", "--version", message="jsspy %(version)s")
 def jsspy() -> None:

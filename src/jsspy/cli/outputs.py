@@ -36,6 +36,7 @@ def output_options(function: _Function) -> _Function:
         "form",
         metavar="FORMAT",
         callback=_check_format,
+        shell_complete=_complete_format,
         help=f"One of {', '.join(FORMATS)}. Default: what the file's name ends in, else "
         f"{DEFAULT_FORMAT}; {DEFAULT_STREAM_FORMAT} on standard output.",
     )
@@ -47,6 +48,11 @@ def _check_format(ctx: click.Context, param: click.Parameter, value: str | None)
     if value is not None and value not in FORMATS:
         raise click.BadParameter(f"there is no format '{value}'; there are {', '.join(FORMATS)}")
     return value
+
+
+def _complete_format(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    del ctx, param
+    return [name for name in FORMATS if name.startswith(incomplete)]
 
 
 def choose_format(form: str | None, destination: str | None) -> Format:
