@@ -10,7 +10,7 @@ LEGACY := 0.10.48 0.12.18 4.9.1 6.17.1 8.17.0 10.24.1
 export JSSPY_NODES ?= $(abspath $(NODES))
 JOBS ?= 2
 
-.PHONY: help example check test unit live consumers browser bench bpf nodes clean format
+.PHONY: help example check test unit live consumers docs man browser bench bpf nodes clean format
 
 help: ## list what can be done
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -38,6 +38,13 @@ live: $(VENV)/developing nodes ## tests on real node processes; NODES="20 24" ch
 consumers: $(VENV)/developing consumers-installed ## other people's readers on our files
 	$(BIN)/pytest -q tests/consumers
 
+docs: $(VENV)/documented ## build the documentation, .cache/site; broken links are errors
+	$(BIN)/mkdocs build --quiet --strict
+
+man: $(VENV)/installed ## write the manual page, .cache/jsspy.1
+	@mkdir -p $(CACHE)
+	$(BIN)/python tools/man_page.py $(CACHE)/jsspy.1
+
 browser: $(VENV)/developing browser-installed ## the viewer in Chromium
 	$(BIN)/pytest -q tests/browser
 
@@ -58,7 +65,14 @@ clean: ## remove everything that make made
 	rm -rf $(VENV) $(CACHE) build dist
 
 .PHONY: consumers-installed browser-installed
-consumers-installed: $(CACHE)/consumers/installed
+consumers-installed: $(CACHE)/consumers/installed nytprof-installed
+
+# It carries flamegraph.pl; no package of Debian, npm or PyPI carries FlameGraph's other scripts.
+.PHONY: nytprof-installed
+nytprof-installed:
+	@[ -n "$$JSSPY_FLAMEGRAPH" ] || [ -e /usr/share/perl5/Devel/NYTProf/flamegraph.pl ] || \
+	  [ "$$(id -u)" != 0 ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends libdevel-nytprof-perl >/dev/null; }
 	@command -v prometheus >/dev/null || [ "$$(id -u)" != 0 ] || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; }
 
@@ -78,6 +92,10 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt setup.py bpf/walk.bpf.c bpf/abi.h
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/documented: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 $(VENV)/developing: $(VENV)/installed
