@@ -230,7 +230,7 @@ def test_on_a_real_terminal(version: str, tmp_path: Path) -> None:
         screen.press("x")
         screen.wait(lambda lines: not any("Any key" in line for line in lines))
         screen.press("s")
-        screen.wait_for("Wrote ")
+        screen.wait_for("Wrote")
         screen.press("q")
         screen.wait_for("exit code 0")
         (recording,) = tmp_path.glob("*.jsspy")
