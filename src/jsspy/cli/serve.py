@@ -10,16 +10,18 @@ import signal
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from jsspy.cli import output
 from jsspy.cli.interrupts import reaches_our_group
+from jsspy.cli.pushing import make_pushing, push_options
+from jsspy.cli.secrets import read_secret
 from jsspy.cli.started import describe_exit
 from jsspy.cli.targets import choose_pids, pattern, shorten
 from jsspy.errors import JsspyError
+from jsspy.exporters.push import PushCollector
 from jsspy.server.app import App, Options
 from jsspy.server.collector import DEFAULT_RATE_HZ, Collector, Ended, Sampling
 from jsspy.server.web import load_tls, open_socket, serving, url_of
@@ -31,7 +33,6 @@ EXIT_SIGNAL = 128
 """A command that a signal ended makes the exit code this plus the signal, as shells have it."""
 
 _POLL_S = 0.1
-_MAX_SECRET = 4096
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 MAX_RING_S = 24 * 3600.0
 
@@ -143,6 +144,7 @@ def http_options(function: _Function) -> _Function:
     "--namespace", default="promfiler", show_default=True, help="What that gauge begins with."
 )
 @http_options
+@push_options
 @output.color_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def serve_command(
@@ -165,6 +167,7 @@ def serve_command(
     tls_key: str | None,
     max_profiles: int,
     command: tuple[str, ...],
+    **push: Any,
 ) -> int:
     """Sample node processes without end, and answer HTTP requests about them.
 
@@ -205,7 +208,15 @@ def serve_command(
     )
     collector = Collector(sampling, ring_s=ring_s, functions=functions)
     tls = load_tls(tls_cert, tls_key) if tls_cert else None
-    return run_server(collector, options, host, port, tls)
+    pusher = make_pushing(**push).start()
+    if pusher is None:
+        return run_server(collector, options, host, port, tls)
+    collector.listeners.append(pusher)
+    collector.families.append(PushCollector(pusher.uploaders))
+    try:
+        return run_server(collector, options, host, port, tls)
+    finally:
+        pusher.close()
 
 
 def run_server(
@@ -313,24 +324,13 @@ def check_namespace(namespace: str) -> str:
 def _secrets(token_file: str | None, basic_auth_file: str | None) -> tuple[str | None, str | None]:
     token = os.environ.get("JSSPY_TOKEN") or None
     if token_file is not None:
-        token = _read_secret(token_file)
+        token = read_secret(token_file)
     credentials = None
     if basic_auth_file is not None:
-        credentials = _read_secret(basic_auth_file)
+        credentials = read_secret(basic_auth_file)
         if ":" not in credentials:
             raise JsspyError(f"{basic_auth_file} does not hold user:password")
     return token, credentials
-
-
-def _read_secret(path: str) -> str:
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            secret = file.read(_MAX_SECRET).strip()
-    except (OSError, UnicodeDecodeError) as err:
-        raise JsspyError(f"cannot read {path}: {err}") from err
-    if not secret:
-        raise JsspyError(f"{path} is empty: nobody could ever ask")
-    return secret
 
 
 def _is_loopback(host: str) -> bool:

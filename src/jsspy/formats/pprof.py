@@ -11,12 +11,15 @@ Source: github.com/google/pprof, proto/profile.proto, at 2024-04.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, ClassVar, NamedTuple
 
 from jsspy.errors import MalformedData
 from jsspy.formats.imported import frame_of_place
 from jsspy.formats.input import MAX_WEIGHT, Source
+from jsspy.formats.protobuf import encode_bytes as _bytes
+from jsspy.formats.protobuf import encode_number as _number
+from jsspy.formats.protobuf import encode_packed as _packed
 from jsspy.formats.tree import sample_counts
 from jsspy.model.names import (
     NO_STACK,
@@ -52,30 +55,6 @@ class Pprof:
         with gzip.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as packed:
             for part in _Encoder(profile).parts():
                 packed.write(part)
-
-
-def _varint(value: int) -> bytes:
-    """Encode an unsigned number, or a negative one as 64 bits."""
-    value &= _U64
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def _number(field: int, value: int) -> bytes:
-    """Encode a scalar field; 0 is the default and is left out."""
-    return _varint(field << 3) + _varint(value) if value else b""
-
-
-def _bytes(field: int, data: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(data)) + data
-
-
-def _packed(field: int, values: Iterable[int]) -> bytes:
-    return _bytes(field, b"".join(map(_varint, values)))
 
 
 class _Module(NamedTuple):

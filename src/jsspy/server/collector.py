@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from prometheus_client.registry import Collector as MetricCollector
+
 import jsspy
 from jsspy.errors import JsspyError, MalformedData
 from jsspy.exporters.prometheus import (
@@ -109,7 +111,10 @@ class Collector:
         self.state = TargetState()
         self.ended: Ended | None = None
         self.started_unix_s = time.time()
-        self._listeners = tuple(listeners)
+        self.listeners = list(listeners)
+        """Called with every block; not to be changed once it has started."""
+        self.families: list[MetricCollector] = []
+        """Further metrics, of those who listen."""
         self._lock = threading.Lock()
         self._spoke = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -200,9 +205,9 @@ class Collector:
         """
         with self._lock:
             self.totals.serving_cpu_ns = time.process_time_ns()
-            families: list[Any] = []
+            families: list[MetricCollector] = []
             if own:
-                families.append(TotalsCollector(self.totals, jsspy.__version__))
+                families += [TotalsCollector(self.totals, jsspy.__version__), *self.families]
             if promfiler is not None:
                 families.append(SignaturesCollector(self.signatures, promfiler))
             return encode_metrics(families, accept)
@@ -259,7 +264,7 @@ class Collector:
                 self.ring.add(block)
                 self.totals.add(profile)
                 self.signatures.add(profile)
-            for listener in self._listeners:
+            for listener in self.listeners:
                 listener(block, profile)
             return
         value = json.loads(content)
