@@ -41,6 +41,7 @@ from jsspy.v8.function import Script, SharedFunctionInfo
 from jsspy.v8.heap import is_smi, smi_value
 from jsspy.v8.layout import CodeKind
 from jsspy.v8.reader import V8Reader
+from jsspy.v8.wasm import url_of_script
 
 _MAX_CACHED = 1 << 17
 """Answers kept: positions that a large program executes at, 0.5 KiB each."""
@@ -67,6 +68,7 @@ _WITHOUT_POSITIONS = frozenset(
 )
 _REGEXP: Frames = (Frame("irregexp", FrameKind.REGEXP),)
 _WASM: Frames = (Frame("wasm code", FrameKind.WASM),)
+_WASM_EXPORT: Frames = (Frame("[js to wasm frame]", FrameKind.VM_FRAME),)
 _UNKNOWN: Frames = (UNKNOWN,)
 
 _Key = tuple[int, int, int]
@@ -207,6 +209,10 @@ class JsSymbolizer:
             kind = types.get(words[0])
             if kind is not None and fp:
                 frames = self._vm_frames[kind.name]
+                if kind.kind is FrameKind.WASM:
+                    frames = self._wasm(pc - is_return, words[1]) or frames
+                    if basis is not None:
+                        basis.is_final = False
                 if kind.has_target:
                     frames += self._builtin_in_cpp(words[4], followed, basis)
                 result.append(frames)
@@ -305,7 +311,18 @@ class JsSymbolizer:
                 frame = builtin_frame(self._v8.builtins.find(address))
                 known = self._labels[address] = (frame,)
             return known
-        return _UNKNOWN if area.region is Region.GENERATED else None
+        if area.region is not Region.GENERATED:
+            return None
+        return self._wasm(raw.pc - raw.is_return_address) or _UNKNOWN
+
+    def _wasm(self, pc: int, instance: int = 0) -> Frames:
+        """Return the frame of WebAssembly's code; empty if it is not, or not found."""
+        found = self._v8.wasm.find(pc, instance)
+        if found is None:
+            return ()
+        name = clean(found.name) or f"wasm-function[{found.number}]"
+        place = Location(clean(found.url)) if found.url else None
+        return (Frame(name, FrameKind.WASM, location=place),)
 
     def _drop_own_label(self, result: list[Frames | None]) -> None:
         """Remove the leaf's builtin where the next frame is the same builtin under its own name."""
@@ -375,9 +392,19 @@ class JsSymbolizer:
                 its place, so it must be the one that the frame's bytecode or code belongs to.
         """
         words = FrameWords(*raw.words)
+        if not raw.fp and area.region is Region.GENERATED and not self._find_code(raw.pc, area):
+            # Where WebAssembly makes or takes down its frame, the marker is not there.
+            frames = self._wasm(raw.pc - raw.is_return_address)
+            if frames:
+                return _Answer(frames, (), None, 0, 0, is_kept=False)
         info = self._v8.functions.read_shared(shared) if shared else None
         if is_late and info is not None and not self._corroborates(raw, words, area, info):
             return _NOT_FOUND
+        if info is not None and info.script is not None and info.bytecode_array is None:
+            script = info.script
+            if url_of_script(script.name, script.source_url):
+                # An exported function: JavaScript calls it, WebAssembly's code has its own frame.
+                return _Answer(_WASM_EXPORT, (info,), None, 0, 0)
         if area.region is Region.GENERATED:
             return self._generated(raw, words, area, info)
         if info is None:

@@ -15,6 +15,7 @@ from jsspy.v8.function import FunctionReader
 from jsspy.v8.heap import Heap
 from jsspy.v8.layout import Layout
 from jsspy.v8.plan import make_plan
+from jsspy.v8.wasm import WasmReader
 
 _WORD = Struct("<Q").unpack_from
 
@@ -27,6 +28,7 @@ class V8Reader:
         self.heap = Heap(memory, layout)
         self.functions = FunctionReader(self.heap)
         self.codes = CodeReader(self.heap, self.functions)
+        self.wasm = WasmReader(memory, v8, self.heap)
         self.decoder = FrameDecoder(layout.frame)
         self.builtins = BuiltinTable(v8.elf, layout.embedded_blob or (0, 0))
         self.plan = make_plan(layout)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import LAYOUT, HeapBuilder, smi
@@ -213,6 +213,7 @@ def test_an_object_at_the_end_of_memory_is_read() -> None:
     assert offsets(world.chain()) == [10]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 0x1800), st.integers(0, 2**64 - 1)), max_size=8))
 def test_damaged_heaps_end_well(damage: list[tuple[int, int]]) -> None:
     world = World()
