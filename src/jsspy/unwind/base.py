@@ -23,6 +23,9 @@ MAX_FRAMES = 1 << 16
 MAP_REFRESH_S = 0.25
 """Least time between two readings of the target's mappings: one takes 0.2-1 ms."""
 
+MAP_GROWING_S = 0.01
+"""The same after a reading that told what was asked: nothing is gained by waiting."""
+
 _PAGE_BITS = 12
 _USER_END = 1 << 47
 _PAGE_CACHE_CAP = 1 << 16
@@ -89,6 +92,8 @@ class CodeMap:
         """Changes whenever an answer of `find` may have changed."""
         self._copies: dict[tuple[int, int], int] = {}
         self._refresh(again=False)
+        # What the target read when it was opened may be older than its libraries.
+        self._next_refresh = 0.0
 
     def find(self, pc: int) -> CodeArea:
         """Return the area that `pc` lies in."""
@@ -102,6 +107,9 @@ class CodeMap:
         if area is None and self._clock() >= self._next_refresh:
             self._refresh(again=True)
             area = self._lookup(pc)
+            if area is not None:
+                # It is growing, as programs do while they start: look again as soon as need be.
+                self._next_refresh = self._clock() + MAP_GROWING_S
         if area is None:
             return _UNLISTED
         first = page << _PAGE_BITS

@@ -13,7 +13,7 @@ from jsspy.model.capture import RawFrame
 from jsspy.model.stack import Truncation
 from jsspy.model.units import Address
 from jsspy.target.maps import Mapping
-from jsspy.unwind.base import MAX_FRAMES, Region
+from jsspy.unwind.base import MAP_GROWING_S, MAP_REFRESH_S, MAX_FRAMES, Region
 from stack_world import (
     ASSEMBLY,
     BLOB,
@@ -205,16 +205,26 @@ def test_the_builtins_may_have_been_copied() -> None:
 
 
 def test_unknown_addresses_are_looked_up_again_but_not_too_often(world: World) -> None:
-    for _ in range(10):
-        assert world.code.find(0x6600_0000).region is Region.GENERATED
-    assert world.fake.refreshed == 0
-    world.now = 1.0
-    world.fake.mappings.append(
-        Mapping(Address(0x6600_0000), Address(0x6600_1000), "r-xp", 0x1000, 5, "/n")
-    )
-    assert world.code.find(0x6600_0000).region is Region.NATIVE
-    assert world.code.find(0x6700_0000).region is Region.GENERATED
+    mapped = Mapping(Address(0x6600_0000), Address(0x6600_1000), "rwxp", 0, 0, "")
+    late = Mapping(Address(0x6700_0000), Address(0x6700_1000), "rwxp", 0, 0, "")
+    world.fake.mappings.append(mapped)
+    # What is known may be as old as the target: at first there is no waiting.
+    assert world.code.find(0x6600_0010).mapping == mapped
     assert world.fake.refreshed == 1
+    # Nor for long while readings are of use.
+    world.now += MAP_GROWING_S
+    world.fake.mappings.append(late)
+    assert world.code.find(0x6700_0010).mapping == late
+    assert world.fake.refreshed == 2
+    world.now += MAP_GROWING_S
+    assert world.code.find(0x6800_0010).region is Region.GENERATED
+    assert world.fake.refreshed == 3
+    world.now += MAP_REFRESH_S / 2
+    world.code.find(0x6800_0010)
+    assert world.fake.refreshed == 3
+    world.now += MAP_REFRESH_S
+    world.code.find(0x6800_0010)
+    assert world.fake.refreshed == 4
 
 
 SHARED_WORLD = World()
