@@ -54,6 +54,7 @@ def make_elf() -> ElfFile:
     code = bytearray(b"\x90" * 0xA00)
     for function in (EXIT, PLAIN, HANDLER):
         code[function - TEXT_ADDRESS + 16 - 5 : function - TEXT_ADDRESS + 16] = CALL_INSTRUCTION
+    code[RUNTIME - TEXT_ADDRESS + 4 : RUNTIME - TEXT_ADDRESS + 9] = CALL_INSTRUCTION
     trampoline = TRAMPOLINE - TEXT_ADDRESS
     code[trampoline + 16 : trampoline + 20] = b"\x55\x48\x89\xe5"
     base = TEXT_ADDRESS + len(code)

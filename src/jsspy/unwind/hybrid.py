@@ -195,10 +195,10 @@ class HybridUnwinder:
             self._roots.clear()
         self._roots[fp] = _Root(self.code.generation, tail, frames)
 
-    def is_return_address(self, address: int) -> bool:
-        """Say whether `address` is in V8's code, behind a call."""
+    def is_return_address(self, address: int, regions: tuple[Region, ...] = _V8) -> bool:
+        """Say whether `address` is behind a call, in code of some kinds: V8's."""
         area = self.code.find(address)
-        if area.region not in _V8 or area.mapping is None:
+        if area.region not in regions or area.mapping is None:
             return False
         try:
             if area.elf is not None:
@@ -354,9 +354,17 @@ class _Walk:
 
         Hand-written assembly without rules keeps rbp as a frame pointer (V8's
         PushAllRegistersAndIterateStack) or leaves it alone, or uses it for data: what rbp points at
-        must look like a frame. Of a sleeping thread rbp is not known at all: it is searched.
+        must look like a frame. Of a sleeping thread rbp is not known at all: it is searched. A leaf
+        that has not touched the stack has its return address on top.
         """
         registers = self._registers
+        if step is Step.NO_RULE and not self._is_return:
+            top = self._word(registers[RSP])
+            if top and self._unwinder.is_return_address(top, (Region.NATIVE,)):
+                registers[RSP] += 8
+                registers[RIP] = top
+                registers[VOLATILE_KNOWN] = 0
+                return True
         if step is not Step.NO_RULE and area.elf is not None and not self._snapshot.registers.rbp:
             found = self._find_lost_rbp(area, pc)
             if found is None:

@@ -67,6 +67,17 @@ def test_without_rules_and_frame_pointer_the_exit_frame_is_next(world: World) ->
     assert pcs(frames) == [ASSEMBLY, 0, HANDLER + 16, ENTRY + 9, CALL + 9, START + 9]
 
 
+def test_a_leaf_without_rules_may_not_have_touched_the_stack(world: World) -> None:
+    """So it is where glibc's clone3 returns from the kernel, which no rule covers on purpose."""
+    world.push(START + 9, RUNTIME + 9)
+    frames, truncation = world.unwinder.unwind(world.snapshot(ASSEMBLY, 4))
+    assert truncation is None
+    assert pcs(frames) == [ASSEMBLY, RUNTIME + 9, START + 9]
+    world.push(RUNTIME + 10)  # no call before it
+    frames, truncation = world.unwinder.unwind(world.snapshot(ASSEMBLY, 4))
+    assert truncation is Truncation.NO_UNWIND_INFO
+
+
 def test_a_leaf_may_keep_its_frame_below_the_stack(world: World) -> None:
     _, exit_fp = build_nested(world)
     world.push(EXIT + 16)
