@@ -52,8 +52,9 @@ from jsspy.model.sample import LossReason, RawSample
 from jsspy.model.units import Address, Pid, Tid
 from jsspy.resolve import Resolver
 from jsspy.symbolize.original import MappingStats, ScriptLog, map_frames
+from jsspy.symbolize.sources import keep_sources
 from jsspy.target.node import find_node_version
-from jsspy.target.process import Target
+from jsspy.target.process import Target, V8Binary
 from jsspy.v8.isolates import ThreadFinder
 from jsspy.v8.layout import Layout
 from jsspy.v8.metadata import load_layout
@@ -236,6 +237,7 @@ class Recorder:
         follow_children: bool = False,
         source_maps: bool = True,
         map_directory: str | None = None,
+        sources: bool = False,
         async_callers: bool = False,
     ) -> None:
         """Wire an engine to a profile.
@@ -248,6 +250,7 @@ class Recorder:
             follow_children: Pick up the targets' child processes that are node, at any depth.
             source_maps: Map frames to original sources when the recording is over.
             map_directory: Where to look for maps that are not where the scripts say.
+            sources: Keep the source lines that frames execute, when the recording is over.
             async_callers: Show who awaits what runs.
 
         Raises:
@@ -273,6 +276,7 @@ class Recorder:
         self._strict = strict
         self._follow_children = follow_children
         self._source_maps = source_maps
+        self._sources = sources
         self._map_directory = map_directory
         self._async = async_callers
         self.mapping = MappingStats()
@@ -373,9 +377,11 @@ class Recorder:
                         meta.start_time_unix_ns = time.time_ns()
                     yield from self._sample(meta.start_ns + longest, should_stop)
             meta.duration_ns = time.monotonic_ns() - meta.start_ns if meta.start_ns else 0
+        logs = [*self._past_scripts, *(it.scripts for it in self._sessions.values())]
         if self._source_maps:
-            logs = [*self._past_scripts, *(it.scripts for it in self._sessions.values())]
             self.mapping = map_frames(self.profile, logs, self._map_directory)
+        if self._sources:
+            keep_sources(self.profile, logs)
         self.update_stats()
 
     def _sample(self, deadline_ns: int, should_stop: Callable[[], bool]) -> Iterator[Status]:
@@ -410,7 +416,7 @@ class Recorder:
             self._unresolved += 1
             return
         functions = session.resolver.functions
-        if functions is not None and self._source_maps:
+        if functions is not None and (self._source_maps or self._sources):
             session.scripts.update(functions)
         key = (raw.pid, raw.tid)
         index = self._thread_index.get(key)
@@ -545,6 +551,10 @@ class Recorder:
             threads=sum(len(session.threads) for session in self._sessions.values()),
         )
 
+    def targets(self) -> list[tuple[Target, V8Binary | None]]:
+        """Return the processes that are open now, and where V8 is in them."""
+        return [(session.target, session.v8) for session in self._sessions.values()]
+
     def take_profile(self) -> Profile:
         """Return what was sampled since the last call, and begin a new profile.
 
@@ -563,7 +573,7 @@ class Recorder:
         self._past_js_frames += sum(resolver.js_frames for resolver in self._past)
         self._past_js_frames_named += sum(resolver.js_frames_named for resolver in self._past)
         self._past.clear()
-        if not self._source_maps:
+        if not self._source_maps and not self._sources:
             for log in self._past_scripts:
                 log.close()
             self._past_scripts.clear()

@@ -28,7 +28,9 @@ from jsspy.errors import JsspyError, PermissionDenied, ProcessExited, ProcessNot
 from jsspy.model.profile import Profile, ProfileMeta
 from jsspy.recorder import Recorder, TargetInfo
 from jsspy.server.collector import Sampling
-from jsspy.server.stream import END, TARGETS, StreamWriter
+from jsspy.server.stream import BLOCKED, END, TARGETS, StreamWriter
+from jsspy.target.event_loop import EventLoop
+from jsspy.target.process import Target
 
 BLOCK_NS = 1_000_000_000
 """How often what was sampled is sent."""
@@ -92,6 +94,8 @@ class _Sampler:
         self._denied: set[int] = set()
         self._said: dict[int, TargetInfo] | None = None
         self._next_block_ns = 0
+        self._loops: dict[Target, EventLoop | None] = {}
+        self._blocked: set[Target] = set()
 
     def run(self) -> dict[str, Any]:
         """Sample until there is nothing left to sample, and return what the end message says."""
@@ -192,6 +196,8 @@ class _Sampler:
         """Do what is to be done between samples."""
         self._writer.flush()
         now = time.monotonic_ns()
+        if self._sampling.blocked_s is not None:
+            self._watch_loops(recorder, round(self._sampling.blocked_s * 1e9))
         if now < self._next_block_ns:
             return
         first = not self._next_block_ns
@@ -202,6 +208,31 @@ class _Sampler:
             for pid in self._discovery.poll():
                 self._add(recorder, pid)
         self._tell_targets(recorder)
+
+    def _watch_loops(self, recorder: Recorder, limit_ns: int) -> None:
+        """Tell the server of event loops that do not turn."""
+        targets = recorder.targets()
+        for gone in self._loops.keys() - {target for target, _ in targets}:
+            loop = self._loops.pop(gone)
+            self._blocked.discard(gone)
+            if loop is not None:
+                loop.close()
+        for target, v8 in targets:
+            if target not in self._loops:
+                self._loops[target] = None if v8 is None else EventLoop.find(target, v8)
+            loop = self._loops[target]
+            if loop is None:
+                continue
+            try:
+                blocked_ns = loop.blocked_ns(time.monotonic_ns())
+            except ProcessExited:
+                continue
+            if blocked_ns < limit_ns:
+                self._blocked.discard(target)
+            elif target not in self._blocked:
+                self._blocked.add(target)
+                message = {"pid": int(target.pid), "blocked_ns": blocked_ns}
+                self._writer.send_json(BLOCKED, message)
 
     def _send(self, profile: Profile) -> None:
         if profile.meta.start_ns:

@@ -10,6 +10,9 @@ import signal
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -23,6 +26,7 @@ from jsspy.cli.targets import choose_pids, pattern, shorten
 from jsspy.errors import JsspyError
 from jsspy.exporters.push import PushCollector
 from jsspy.server.app import App, Options
+from jsspy.server.blackbox import BlackBox, Triggers
 from jsspy.server.collector import DEFAULT_RATE_HZ, Collector, Ended, Sampling
 from jsspy.server.web import load_tls, open_socket, serving, url_of
 
@@ -143,6 +147,32 @@ def http_options(function: _Function) -> _Function:
 @click.option(
     "--namespace", default="promfiler", show_default=True, help="What that gauge begins with."
 )
+@click.option(
+    "--record-to",
+    metavar="DIRECTORY",
+    help="Black box: write the ring as a recording into this directory when a trigger fires, on "
+    "SIGUSR1, and on POST /trigger.",
+)
+@click.option(
+    "--trigger-cpu",
+    type=click.FloatRange(1, 100_000),
+    metavar="PERCENT",
+    help="Trigger: a process uses more of one CPU than this, on average over 10 s.",
+)
+@click.option(
+    "--trigger-blocked",
+    type=click.FloatRange(0.05, 3600),
+    metavar="SECONDS",
+    help="Trigger: an event loop is in one callback for longer than this.",
+)
+@click.option(
+    "--keep",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Recordings that are kept; the oldest are removed.",
+)
 @http_options
 @push_options
 @output.color_option
@@ -157,6 +187,10 @@ def serve_command(
     functions: int,
     promfiler_compat: bool,
     namespace: str,
+    record_to: str | None,
+    trigger_cpu: float | None,
+    trigger_blocked: float | None,
+    keep: int,
     host: str,
     port: int,
     path: str,
@@ -201,22 +235,34 @@ def serve_command(
             f"whoever reaches {host} could read what the processes do: set --token-file or "
             "--basic-auth-file, or --no-auth if that is meant"
         )
+    if record_to is None and (trigger_cpu or trigger_blocked):
+        raise click.UsageError("--trigger-cpu and --trigger-blocked need --record-to DIRECTORY")
     if wanted is None and not command:
         pids = tuple(choose_pids(pids, None, "serve"))
     sampling = Sampling(
-        pids=pids, command=command, name=wanted, rate_hz=rate_hz, subprocesses=subprocesses
+        pids=pids,
+        command=command,
+        name=wanted,
+        rate_hz=rate_hz,
+        subprocesses=subprocesses,
+        blocked_s=trigger_blocked,
     )
     collector = Collector(sampling, ring_s=ring_s, functions=functions)
     tls = load_tls(tls_cert, tls_key) if tls_cert else None
-    pusher = make_pushing(**push).start()
-    if pusher is None:
-        return run_server(collector, options, host, port, tls)
-    collector.listeners.append(pusher)
-    collector.families.append(PushCollector(pusher.uploaders))
-    try:
-        return run_server(collector, options, host, port, tls)
-    finally:
-        pusher.close()
+    on_usr1: Callable[[], None] | None = None
+    with ExitStack() as stack:
+        if record_to is not None:
+            triggers = Triggers(trigger_cpu / 100 if trigger_cpu else None, trigger_blocked)
+            box = BlackBox(collector, Path(record_to), triggers, keep=keep, note=output.note)
+            stack.callback(box.close)
+            options = replace(options, trigger=box.write)
+            on_usr1 = partial(box.request, "signal")
+        pusher = make_pushing(**push).start()
+        if pusher is not None:
+            stack.callback(pusher.close)
+            collector.listeners.append(pusher)
+            collector.families.append(PushCollector(pusher.uploaders))
+        return run_server(collector, options, host, port, tls, on_usr1)
 
 
 def run_server(

@@ -61,6 +61,8 @@ class Sampling:
     """Every node process whose command line this regular expression is found in, also new ones."""
     rate_hz: float = DEFAULT_RATE_HZ
     subprocesses: bool = False
+    blocked_s: float | None = None
+    """How long an event loop may take for one callback until we are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Collector:
         self.started_unix_s = time.time()
         self.listeners = list(listeners)
         """Called with every block; not to be changed once it has started."""
+        self.on_blocked: Callable[[int, int], None] | None = None
+        """Called, once for each time, with the pid and how long (ns) its loop is blocked so far."""
         self.families: list[MetricCollector] = []
         """Further metrics, of those who listen."""
         self._lock = threading.Lock()
@@ -274,5 +278,7 @@ class Collector:
                 self.totals.targets = len(self.state.targets)
                 self.totals.denied = self.state.denied
             self._spoke.set()
+        elif tag == stream.BLOCKED and self.on_blocked is not None:
+            self.on_blocked(int(value["pid"]), int(value["blocked_ns"]))
         elif tag == stream.END:
             self.ended = Ended(**value)

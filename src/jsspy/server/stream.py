@@ -30,6 +30,8 @@ PROFILE: Final = b"PROF"
 """A `.jsspy` recording of one interval."""
 TARGETS: Final = b"TARG"
 """JSON: who is sampled."""
+BLOCKED: Final = b"BLOK"
+"""JSON: an event loop that does not turn."""
 END: Final = b"ENDS"
 """JSON: why there is no more."""
 
