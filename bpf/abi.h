@@ -16,6 +16,7 @@ typedef unsigned long long u64;
 #define MAX_PIECES 32 /* raw copies per record: the leaf and 31 bridges between C++ and V8 */
 #define MAX_PIECE_BYTES 32768 /* per raw copy */
 #define MAX_KERNEL_FRAMES 127
+#define RED_ZONE_BYTES 128
 #define MAX_THREADS 4096
 #define MAX_PLANS 256
 #define WINDOW_BYTES 72 /* read around each fp: [fp - 40, fp + 32) */
@@ -62,11 +63,13 @@ struct header {
 	u64 regs[21]; /* struct pt_regs */
 	u64 followed[2]; /* what follow_registers lead to; 0: nothing */
 	u8 isolate[2 * MAX_ISOLATE_BYTES]; /* both windows back to back */
+	u8 red_zone[RED_ZONE_BYTES]; /* right below rsp */
 };
-_Static_assert(sizeof(struct header) == 32 + 8 + 168 + 8 + 512, "struct header");
+_Static_assert(sizeof(struct header) == 32 + 168 + 16 + 512 + 128, "struct header");
 
 #define COMPLETE 1u /* the walk ended at the outermost entry frame */
 #define TOO_DEEP 2u /* more frames or bridges than a record holds */
+#define RED_ZONE 4u /* the red zone could be read */
 
 /* What a frame is, without what changes from call to call. */
 struct row {
@@ -110,7 +113,7 @@ struct scratch {
 	u32 crossed;
 	u32 in_kernel;
 };
-_Static_assert(sizeof(struct scratch) == 728 + 266256 + 100800 + 72 + 40 + 512 + 16 + 8, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 856 + 266256 + 100800 + 72 + 40 + 512 + 16 + 8, "struct scratch");
 
 /* Indexes of the program array `steps`. */
 #define STEP_WALK 0u

@@ -354,6 +354,9 @@ int sample(struct pt_regs *context)
 	u64 stack_end = thread->stack_end;
 	u64 rsp = st->header.regs[REG_RSP];
 	st->header.flags = 0;
+	void *below = (void *)((rsp & ~7ull) - RED_ZONE_BYTES);
+	if (!probe_read_user(st->header.red_zone, RED_ZONE_BYTES, below))
+		st->header.flags = RED_ZONE;
 	st->header.frames = 0;
 	st->header.isolate_bytes = 0;
 	st->exit = 0;
@@ -397,6 +400,9 @@ int sample(struct pt_regs *context)
 	tail_call(context, &steps, STEP_WALK);
 	return 0;
 }
+
+/* Compared with its own numbers by who loads this object: it may be an old one. */
+SEC("abi") const u32 abi_[] = { sizeof(struct header), sizeof(struct scratch), sizeof(struct plan) };
 
 /* The helpers for stacks and for reading are for programs under the GPL; this file, and only this
  * file, may be used under it as well as under the project's licence. */

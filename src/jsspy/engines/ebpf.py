@@ -57,14 +57,16 @@ _TYPICAL_RECORD_BYTES: Final = 12 << 10
 MAX_THREADS: Final = 4096
 MAX_PLANS: Final = 256
 MAX_ISOLATE_BYTES: Final = 256
+RED_ZONE_BYTES: Final = 128
 WINDOW_BYTES: Final = 72
 WINDOW_BELOW: Final = 40
-SCRATCH_BYTES: Final = 368_432
+SCRATCH_BYTES: Final = 368_560
 PLAN: Final = struct.Struct("<4Q3Q2I2I4i4i5III2iI")
 THREAD: Final = struct.Struct("<2QII")
-HEADER: Final = struct.Struct(f"<Q6I21Q2Q{2 * MAX_ISOLATE_BYTES}s")
+HEADER: Final = struct.Struct(f"<Q6I21Q2Q{2 * MAX_ISOLATE_BYTES}s{RED_ZONE_BYTES}s")
 PIECE: Final = struct.Struct("<2Q")
-COMPLETE, TOO_DEEP = 1, 2
+COMPLETE, TOO_DEEP, RED_ZONE = 1, 2, 4
+_ABI: Final = struct.pack("<3I", HEADER.size, SCRATCH_BYTES, PLAN.size)
 STEP_WALK, STEP_FINISH = 0, 1
 STAT_SAMPLES, STAT_RING_FULL, STAT_NO_USER, STAT_COUNT = 0, 1, 2, 3
 
@@ -121,6 +123,8 @@ class _Kernel:
 
     def __init__(self, ring_bytes: int) -> None:
         code = bpf.Object(OBJECT)
+        if code.data.get("abi") != _ABI:
+            raise MalformedData(OBJECT.name, "it was built from other sources: pip install again")
         self._open: list[bpf.Map | bpf.Program] = []
         try:
             self.plans = self._map(bpf.MapType.ARRAY, PLAN.size, MAX_PLANS, "plans")
@@ -438,6 +442,7 @@ class EbpfEngine:
             fields[28:30],
             bool(flags & COMPLETE),
             bool(flags & TOO_DEEP),
+            fields[31] if flags & RED_ZONE else b"",
         )
         return RawSample(
             thread.pid,

@@ -212,7 +212,11 @@ class Link(_Descriptor):
 
 
 class Object:
-    """The programs of an object file, by section.
+    """The programs of an object file, by section, and its plain data.
+
+    Attributes:
+        programs: Section -> its code, and where in it which map is loaded.
+        data: Section -> bytes.
 
     Raises:
         OSError: It cannot be read.
@@ -223,6 +227,7 @@ class Object:
         self._where = path.name
         with path.open("rb") as file:
             self._data = file.read(_MAX_OBJECT_BYTES)
+        self.data: dict[str, bytes] = {}
         try:
             self.programs = self._parse()
         except struct.error as err:
@@ -241,9 +246,13 @@ class Object:
             raise MalformedData(self._where, "no section names")
         programs: dict[int, tuple[str, bytes, list[tuple[int, str]]]] = {}
         for index, (name, kind, flags, _, offset, size, *_) in enumerate(sections):
-            if kind == _SHT_PROGBITS and flags & _SHF_EXECINSTR and size:
-                text = self._string(sections[names_at][4] + name)
+            if kind != _SHT_PROGBITS or not size:
+                continue
+            text = self._string(sections[names_at][4] + name)
+            if flags & _SHF_EXECINSTR:
                 programs[index] = (text, data[offset : offset + size], [])
+            else:
+                self.data[text] = data[offset : offset + size]
         for _, kind, _, _, offset, size, link, info, *_ in sections:
             if kind != _SHT_REL or info not in programs:
                 continue

@@ -192,6 +192,8 @@ class FrameChain(NamedTuple):
     """The walk ended at the outermost entry frame."""
     too_deep: bool = False
     """There are more frames than the engine walks."""
+    red_zone: bytes = b""
+    """As in `StackSnapshot`."""
 
 
 ROW: Final = Struct("<3Q")

@@ -256,6 +256,7 @@ class ChainSymbolizer:
             chain.isolate,
             chain.isolate_words,
             followed_of(_newest(chain), self._plan),
+            red_zone=chain.red_zone,
         )
         frames, truncation = self._unwinder.unwind(snapshot)
         # It must have gone through the newest frame, and then out of the copy.

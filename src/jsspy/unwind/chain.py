@@ -85,6 +85,7 @@ def whole(chain: FrameChain, plan: CapturePlan) -> StackSnapshot:
         chain.isolate_words,
         followed_of(chain, plan),
         stack_complete=end == chain.stack_end,
+        red_zone=chain.red_zone,
     )
 
 
