@@ -22,6 +22,7 @@ VERBS = (
     "top",
     "dump",
     "report",
+    "view",
     "diff",
     "perf-map",
     "annotate",

@@ -27,6 +27,9 @@ from jsspy.recorder import End, Recorder
 from jsspy.target.process import Target
 
 EXIT_TARGET_ENDED = 6
+_WITH_SOURCES = {"html", "jsspy"}
+"""Formats that keep source lines."""
+
 DEFAULT_RATE_HZ = 99
 """Not 100: samples must not march in step with timers of 10 ms."""
 
@@ -89,6 +92,12 @@ def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> fl
     help="Show the functions that await what runs, below a boundary. Stops threads longer.",
 )
 @source_maps_option
+@click.option(
+    "--sources/--no-sources",
+    "sources",
+    default=True,
+    help="Keep the source lines that ran, where the format can: html and jsspy. On by default.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @output.color_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
@@ -106,6 +115,7 @@ def record_command(
     strict: bool,
     async_callers: bool,
     source_maps: SourceMaps,
+    sources: bool,
     as_json: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -136,6 +146,7 @@ def record_command(
         follow_children=subprocesses,
         source_maps=source_maps.wanted,
         map_directory=source_maps.directory,
+        sources=sources and chosen.name in _WITH_SOURCES,
         async_callers=async_callers,
     ) as recorder:
         now = time.time()

@@ -74,22 +74,25 @@ _Key = tuple[str, int]
 
 
 @dataclass(slots=True, eq=False)
-class _Noted:
+class Noted:
     """A script of a process."""
 
     mapping_url: str
     script: Script | None
     root: RootDirectory | None
+    is_our_user: bool = False
+    """The process runs as the user that we run as."""
 
 
 class ScriptLog:
     """Notes the scripts of one process for as long as it can be read."""
 
     def __init__(self, pid: int) -> None:
-        self.scripts: dict[_Key, _Noted] = {}
+        self.scripts: dict[_Key, Noted] = {}
         self._pid = pid
         self._seen = 0
         self._root: RootDirectory | None = None
+        self._is_our_user = False
 
     def update(self, functions: FunctionReader) -> None:
         """Note the scripts that are new."""
@@ -98,6 +101,8 @@ class ScriptLog:
         if not self._seen:
             with suppress(OSError):
                 self._root = RootDirectory(self._pid)
+                owner = os.stat(f"/proc/{self._pid}").st_uid  # noqa: PTH116 - takes 4 ms to load
+                self._is_our_user = owner == os.geteuid()
         self._seen = functions.scripts_read
         try:
             for script in functions.scripts():
@@ -106,7 +111,9 @@ class ScriptLog:
                 if noted is not None:
                     noted.script = script
                 elif len(self.scripts) < MAX_LOGGED:
-                    self.scripts[key] = _Noted(script.source_mapping_url, script, self._root)
+                    self.scripts[key] = Noted(
+                        script.source_mapping_url, script, self._root, self._is_our_user
+                    )
         except ProcessExited:
             self.detach()
 
@@ -154,7 +161,7 @@ def map_frames(
         logs: Of all processes in it, not closed.
         directory: Where to look for maps that are not where their scripts say.
     """
-    scripts = _merge(logs)
+    scripts = merge_logs(logs)
     needed = {
         (frame.location.url, frame.script_id)
         for frame in profile.frames
@@ -181,13 +188,13 @@ def map_frames(
     return stats
 
 
-def _merge(logs: Iterable[ScriptLog]) -> dict[_Key, _Noted]:
+def merge_logs(logs: Iterable[ScriptLog]) -> dict[_Key, Noted]:
     """Put the scripts of all processes together, without those that are not told apart.
 
     Script ids are counted per isolate. With a name, the same id and the same comment it is the same
     script; two evals with one id need not be.
     """
-    result: dict[_Key, _Noted] = {}
+    result: dict[_Key, Noted] = {}
     different = set()
     for log in logs:
         for key, noted in log.scripts.items():
@@ -224,7 +231,7 @@ class _Text:
 class _MappedScript:
     """A script with its map."""
 
-    def __init__(self, source_map: SourceMap, base: str, noted: _Noted, url: str) -> None:
+    def __init__(self, source_map: SourceMap, base: str, noted: Noted, url: str) -> None:
         """Prepare to map positions.
 
         Args:
@@ -237,7 +244,7 @@ class _MappedScript:
         self._base = base
         self._noted = noted
         self._url = url
-        text = _read_text(noted, url)
+        text = read_text(noted, url)
         self._shift = len(_WRAPPER) if text is not None and text.startswith(_WRAPPER) else 0
         self._text = _Text(text, noted.script) if text is not None else None
 
@@ -292,23 +299,23 @@ def _find_name(before: str, name: str) -> int | None:
     return len(before[match.start() :].encode("utf-16-le")) // 2 if match else None
 
 
-def _read_text(noted: _Noted, url: str) -> str | None:
-    """Return the text of a script: V8's, or that of the file where the process is gone."""
+def read_text(noted: Noted, url: str, *, files: bool = True) -> str | None:
+    """Return the text of a script: V8's, or (`files`) that of the file where that is gone."""
     if noted.script is not None:
         try:
             return noted.script.source()
         except (FaultError, MalformedData, ProcessExited):
             pass
     path = path_of(url)
-    if not path.startswith("/"):
+    if not files or not path.startswith("/"):
         return None
     try:
-        return _read_file(noted, path, MAX_SCRIPT_BYTES).decode("utf-8", "replace")
+        return read_file(noted, path, MAX_SCRIPT_BYTES).decode("utf-8", "replace")
     except OSError:
         return None
 
 
-def _read_file(noted: _Noted, path: str, limit: int) -> bytes:
+def read_file(noted: Noted, path: str, limit: int) -> bytes:
     """Return a file of the target.
 
     Raises:
@@ -351,13 +358,13 @@ class _Finder:
         self._names = Counter(_base_name(url) for url in set(urls))
         self._decoded: dict[tuple[str, int], SourceMap | None] = {}
 
-    def find(self, url: str, noted: _Noted) -> _MappedScript | None:
+    def find(self, url: str, noted: Noted) -> _MappedScript | None:
         """Return a script with its map; None if it has none."""
         if url.startswith("node:"):
             return None
         mapping_url = noted.mapping_url
         if not mapping_url:
-            text = _read_text(noted, url)
+            text = read_text(noted, url)
             mapping_url = _find_trailer(text) if text is not None else ""
         script_path = path_of(url)
         here = posixpath.dirname(script_path) if script_path.startswith("/") else ""
@@ -370,7 +377,7 @@ class _Finder:
         reason = "" if paths else "not a file"
         for path in paths:
             try:
-                data = _read_file(noted, path, MAX_MAP_BYTES)
+                data = read_file(noted, path, MAX_MAP_BYTES)
             except OSError as err:
                 reason = (err.strerror or "unreadable").lower()
                 continue
@@ -383,7 +390,7 @@ class _Finder:
         self.missing.add(f"{where}: {reason}")
         return None
 
-    def _inline(self, text: str, here: str, noted: _Noted, url: str) -> _MappedScript | None:
+    def _inline(self, text: str, here: str, noted: Noted, url: str) -> _MappedScript | None:
         where = f"{clean(url) or '(eval)'}: data: URL"
         try:
             return self._decode(_decode_data_url(text), posixpath.join(here, ""), where, noted, url)
@@ -391,7 +398,7 @@ class _Finder:
             self.missing.add(f"{where}: {err}")
             return None
 
-    def _unnamed(self, path: str, here: str, noted: _Noted, url: str) -> _MappedScript | None:
+    def _unnamed(self, path: str, here: str, noted: Noted, url: str) -> _MappedScript | None:
         """Find the map of a script that names none: only in the user's directory.
 
         A package's own files are not what the user has maps of.
@@ -401,9 +408,7 @@ class _Finder:
         found = self._search(f"{_base_name(path)}.map", path)
         return self._from_directory(found, here, noted, url) if found is not None else None
 
-    def _from_directory(
-        self, path: str, base: str, noted: _Noted, url: str
-    ) -> _MappedScript | None:
+    def _from_directory(self, path: str, base: str, noted: Noted, url: str) -> _MappedScript | None:
         try:
             with open(path, "rb") as file:  # noqa: PTH123 - pathlib takes 4 ms to load
                 data = file.read(MAX_MAP_BYTES)
@@ -425,7 +430,7 @@ class _Finder:
         return ranked[0][1]
 
     def _decode(
-        self, data: bytes, path: str, where: str, noted: _Noted, url: str
+        self, data: bytes, path: str, where: str, noted: Noted, url: str
     ) -> _MappedScript | None:
         """Return a script with the map in `data`; None, and a note of it, if it is broken."""
         key = (where, hash(data))

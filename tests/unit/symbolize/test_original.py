@@ -291,7 +291,7 @@ def test_hostile_scripts_end_well(
 ) -> None:
     log = logged(Script("/x.js", text, mapping_url), Script("/y.js", CODE + text, "", 8))
     data = "data:," + quote(source_map(encode(NAMED)))
-    log.scripts["/z.js", 9] = original._Noted(data, Script("/z.js", text), None)  # type: ignore[arg-type]  # has what is used of it
+    log.scripts["/z.js", 9] = original.Noted(data, Script("/z.js", text), None)  # type: ignore[arg-type]  # has what is used of it
     frames = [
         frame("a", url, (line, column), script_id=number)
         for url, number in (("/x.js", 7), ("/y.js", 8), ("/z.js", 9))
