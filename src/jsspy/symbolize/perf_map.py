@@ -49,6 +49,8 @@ _MAX_PATTERN = 200
 _REGEXP_WORDS = 10
 """How far before its code the pattern of a regular expression is: 2 words up to V8 12, 6 since."""
 _MAX_FLAGS = 1 << 12
+_CODE_WORDS = 5
+"""Among which in a Code its wrapper is."""
 
 
 class MapEntry(NamedTuple):
@@ -144,12 +146,16 @@ class CodeLister:
                 names[key] = guards, self._function_name(code, shared)
             elif code.kind in _SEARCHED:
                 unnamed[code.address + 1] = code
+                if code.kind is CodeKind.REGEXP and (wrapper := self._wrapper_of(code)):
+                    unnamed[wrapper] = code
         if unnamed:
             guards_of = {word: dict(code.guards) for word, code in unnamed.items()}
             found = dict(self._search(unnamed, mappings))
             for word, code in unnamed.items():
                 unknown = "RegExp:(unknown)" if code.kind is CodeKind.REGEXP else ""
-                names[code.start, code.size] = guards_of[word], found.get(word, unknown)
+                key = code.start, code.size
+                if word in found or key not in names:
+                    names[key] = guards_of[word], found.get(word, unknown)
         self._names = names
         return [MapEntry(start, size, name) for (start, size), (_, name) in names.items() if name]
 
@@ -162,6 +168,21 @@ class CodeLister:
         if not places or not places[-1].shared:
             return None
         return self._functions.read_shared(places[-1].shared)
+
+    def _wrapper_of(self, code: CodeObject) -> int:
+        """Return the CodeWrapper that objects outside of the trusted space refer to code by; or 0.
+
+        V8 12. Source: src/objects/code.h at 12.4.254.
+        """
+        try:
+            for word in self._heap.read_words(code.address + 1, 8, _CODE_WORDS):
+                if word & 3 != 1 or self._heap.read_field(word, 8) != code.address + 1:
+                    continue
+                if self._heap.instance_type(word) != self._layout.types.instruction_stream:
+                    return word
+        except FaultError:
+            pass
+        return 0
 
     def _function_name(self, code: CodeObject, info: SharedFunctionInfo) -> str:
         """Return what V8 calls the code of a function: `JS:*name url:line:column`."""
