@@ -52,6 +52,16 @@ _VM_STATES = (
 _VM_STATES_BEFORE_8 = (*_VM_STATES[:7], VmState.IDLE)
 """V8 7.8 has no Atomics.wait. Source: StateTag in include/v8.h, at 7.8.279."""
 
+_VM_STATES_BEFORE_6_3 = (
+    VmState.JS,
+    VmState.GC,
+    VmState.COMPILER,
+    VmState.OTHER,
+    VmState.EXTERNAL,
+    VmState.IDLE,
+)
+"""Source: StateTag in include/v8.h, at 3.14.5 (without the last), 4.5.103 and 6.2.414."""
+
 _NO_EXTERNAL_STATE_SINCE = (12, 0)
 """From here on the state stays JS while native callbacks run (observed in 12.4, 13.6, 14.6)."""
 
@@ -263,6 +273,8 @@ class Resolver:
             return VmState.UNKNOWN
         number = v8.isolate_word(capture, v8.layout.isolate.vm_state, size=2)
         states = _VM_STATES if v8.layout.v8_version >= (8, 0, 0, 0) else _VM_STATES_BEFORE_8
+        if v8.layout.v8_version < (6, 3, 0, 0):
+            states = _VM_STATES_BEFORE_6_3
         if not 0 <= number < len(states):
             return VmState.UNKNOWN
         state = states[number]

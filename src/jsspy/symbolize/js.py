@@ -427,11 +427,16 @@ class JsSymbolizer:
         self, raw: RawFrame, words: FrameWords, area: CodeArea, info: SharedFunctionInfo
     ) -> bool:
         """Whether a frame's own words name the same function as its JSFunction does now."""
+        code = self._find_code(raw.pc, area) if area.region is Region.GENERATED else None
+        if code is not None and self._v8.layout.code.legacy is not None:
+            # One builtin's code, or one function's, unless it is the interpreter's.
+            entered = self._v8.read_entry(words.function) == code.start
+            if entered and (info.builtin or code.kind not in _WITHOUT_POSITIONS):
+                return True
         if info.builtin:
             return area.region is Region.BUILTINS
         if info.bytecode_array == words.bytecode_array:
             return True
-        code = self._find_code(raw.pc, area) if area.region is Region.GENERATED else None
         if code is not None and code.kind is CodeKind.FULL_CODEGEN:
             return self._v8.is_unoptimized_code_of(code, info.address)
         if code is None or code.kind not in _TELL_FUNCTION:

@@ -6,6 +6,7 @@ from struct import Struct
 
 from jsspy.errors import FaultError
 from jsspy.model.capture import FrameChain, StackSnapshot
+from jsspy.model.units import Address
 from jsspy.target.memory import Memory
 from jsspy.target.process import V8Binary
 from jsspy.v8.builtins import BuiltinTable
@@ -61,7 +62,19 @@ class V8Reader:
         Only before V8 7.1. Source: JSFunction::code in src/objects-inl.h at 3.14.5 (the address of
         the first instruction) and src/objects/js-objects-inl.h at 6.8.275 (the Code).
         """
-        data = followed.get(function)
+        return self._decode_entry(followed.get(function))
+
+    def read_entry(self, function: int) -> int:
+        """Return what `entry_of` does, as it is now; 0 if it cannot be read."""
+        if function & 3 != 1:
+            return 0
+        try:
+            data = self.heap.memory.read(Address(function - 1), self.plan.follow_size)
+        except FaultError:
+            return 0
+        return self._decode_entry(data)
+
+    def _decode_entry(self, data: bytes | None) -> int:
         at = self.layout.objects.js_function_code
         if data is None or at is None or len(data) < at + 8:
             return 0
