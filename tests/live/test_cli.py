@@ -63,6 +63,8 @@ def test_record_writes_a_page_under_its_default_name(version: str, tmp_path: Pat
     assert requested == stacks + truncated + lost
     assert re.match(r"  pauses +p50 \d+ us, p99 .*, max .*", lines[3])
     assert re.match(r"  JS frames  \d+(\.\d)? % of \d+ have their function", lines[4])
+    assert lines[5].startswith("  V8         js ")
+    assert lines[6].startswith("  event loop check ")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

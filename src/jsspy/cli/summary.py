@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
 from jsspy.cli import output
 from jsspy.cli.targets import shorten
+from jsspy.model.phase import Phase, weigh_phases, weigh_vm_states
 from jsspy.model.profile import Profile
+from jsspy.model.sample import VmState
 from jsspy.recorder import Recorder
 
 
@@ -28,6 +30,8 @@ def summarize(recorder: Recorder) -> dict[str, Any]:
         "idle": stats.idle,
         "truncated_by_reason": _by_reason(stats.truncated),
         "lost_by_reason": _by_reason(stats.lost),
+        "vm_states_ns": _by_reason(weigh_vm_states(profile)),
+        "loop_phases_ns": _by_reason(weigh_phases(profile)),
         "js_frames": stats.js_frames,
         "js_frames_named": stats.js_frames_named,
         "pauses": {
@@ -56,7 +60,7 @@ def summarize(recorder: Recorder) -> dict[str, Any]:
     }
 
 
-def _by_reason(counts: dict[Any, int]) -> dict[str, int]:
+def _by_reason(counts: Mapping[Any, int]) -> dict[str, int]:
     return {reason.value: counts[reason] for reason in sorted(counts, key=_value)}
 
 
@@ -83,9 +87,25 @@ def show_summary(profile: Profile, first_line: str, rest: Iterable[str] = ()) ->
     if stats.js_frames:
         share = output.format_share(stats.js_frames_named, stats.js_frames)
         lines.append(f"  JS frames  {share} of {stats.js_frames} have their function")
+    for what, weights in (("V8", weigh_vm_states(profile)), ("event loop", weigh_phases(profile))):
+        if shares := _shares(weights):
+            lines.append(f"  {what:<10} {shares}")
     lines += [f"  {line}" for line in rest]
     lines += [f"  note: {note}" for note in profile.meta.notes]
     output.note("\n".join(lines))
+
+
+def _shares(weights: Mapping[VmState, int] | Mapping[Phase, int]) -> str:
+    """Return `js 61 %, gc 8 %`; "" where nothing is known, or nothing but `unknown` or `other`."""
+    total = sum(weights.values())
+    words = {what.value: weight for what, weight in weights.items()}
+    if not words.keys() - {"unknown", "other"}:
+        return ""
+    return ", ".join(
+        f"{word} {round(100 * weight / total)} %"
+        for word, weight in words.items()
+        if weight * 200 >= total
+    )
 
 
 def _reasons(counts: dict[str, int]) -> str:

@@ -13,10 +13,12 @@ The names are in the stacks of Node.js 12 to 26.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from enum import Enum
 
 from jsspy.model.names import Origin, origin_of
 from jsspy.model.profile import Profile
+from jsspy.model.sample import ThreadState, VmState
 from jsspy.model.stack import Frame, FrameKind
 
 
@@ -74,15 +76,26 @@ def phase_marked_by(frame: Frame) -> Phase | None:
 
 
 def weigh_phases(profile: Profile) -> dict[Phase, int]:
-    """Return the weight of the samples in each phase, those without weight left out.
+    """Return the weight of the samples in each phase, heaviest first; those without are left out.
 
-    Of threads that are not an event loop's, all is `OTHER`.
+    Samples of sleeping threads do not count: the loop does nothing then. Of threads that are not an
+    event loop's, all is `OTHER`.
     """
     marks = [phase_marked_by(frame) for frame in profile.frames]
     phases: list[Phase] = []
     for parent, frame in zip(profile.stacks.parent, profile.stacks.frame, strict=True):
         phases.append(marks[frame] or (phases[parent] if parent >= 0 else Phase.OTHER))
-    weights = dict.fromkeys(Phase, 0)
-    for row, weight in zip(profile.stack, profile.weight, strict=True):
-        weights[phases[row] if row >= 0 else Phase.OTHER] += weight
-    return {phase: weight for phase, weight in weights.items() if weight}
+    weights: Counter[Phase] = Counter()
+    for row, weight, state in zip(profile.stack, profile.weight, profile.state, strict=True):
+        if state is not ThreadState.SLEEPING:
+            weights[phases[row] if row >= 0 else Phase.OTHER] += weight
+    return dict(weights.most_common())
+
+
+def weigh_vm_states(profile: Profile) -> dict[VmState, int]:
+    """Return the weight of the samples in each state of V8, heaviest first."""
+    weights: Counter[VmState] = Counter()
+    for what, weight, state in zip(profile.vm_state, profile.weight, profile.state, strict=True):
+        if state is not ThreadState.SLEEPING:
+            weights[what] += weight
+    return dict(weights.most_common())

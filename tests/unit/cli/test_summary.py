@@ -16,8 +16,9 @@ def profile() -> Profile:
     made = Profile()
     thread = made.intern_thread(ThreadInfo(Pid(7), Tid(7), "node"))
     frames = (Frame("main", FrameKind.JS),)
+    timers = Frame("uv__run_timers", FrameKind.NATIVE)
     for truncated in (None, Truncation.STALE, None):
-        stack = Stack(frames, truncated)
+        stack = Stack(frames if truncated else (timers, *frames), truncated)
         state, vm_state = ThreadState.RUNNING, VmState.JS
         made.add(Sample(Pid(7), Tid(7), 0, 10, state, vm_state, stack), thread)
     stats = made.stats
@@ -41,6 +42,8 @@ def test_summary_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         f"  samples    {counts}; asleep 4 times more",
         "  pauses     p50 84 us, p99 1.2 ms, max 1.3 ms",
         "  JS frames  99.9 % of 1000 have their function",
+        "  V8         js 100 %",
+        "  event loop timers 67 %, other 33 %",
         "  node ended with exit code 0",
         "  note: something \\x1b[2J happened",
     ]

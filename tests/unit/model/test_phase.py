@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from jsspy.model.phase import Phase, phase_marked_by, weigh_phases
+from jsspy.model.phase import Phase, phase_marked_by, weigh_phases, weigh_vm_states
 from jsspy.model.profile import Profile, ThreadInfo
+from jsspy.model.sample import ThreadState, VmState
 from jsspy.model.stack import Frame, FrameKind, Location, Stack
 from jsspy.model.units import Pid, Tid
 
@@ -66,3 +67,8 @@ def test_the_marker_nearest_to_the_leaf_counts() -> None:
         Phase.OTHER: 24,
     }
     assert sum(weigh_phases(profile).values()) == profile.total_weight()
+    assert weigh_vm_states(profile) == {VmState.UNKNOWN: 31}
+    # Nothing is done in its sleep.
+    profile.add_row(0, thread, 6, 100, ThreadState.SLEEPING, VmState.IDLE)
+    assert sum(weigh_phases(profile).values()) == 31
+    assert weigh_vm_states(profile) == {VmState.UNKNOWN: 31}
