@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from chains import walk
 from jsspy.errors import ProcessExited
-from jsspy.model.capture import Capture, FrameChain, Registers, ResolvedChain, StackSnapshot
+from jsspy.model.capture import Capture, Registers, ResolvedChain, StackSnapshot
 from jsspy.model.sample import LossReason, RawSample, Sample, ThreadState, VmState
 from jsspy.model.stack import Frame, FrameKind, Truncation
 from jsspy.model.units import Address, Pid, Tid
@@ -156,11 +157,21 @@ def test_names_that_arrive_are_kept_and_turned_around(captured: Captured) -> Non
 
 
 def test_a_chain_walked_in_the_kernel(captured: Captured) -> None:
-    frames, _ = captured.world.unwinder.unwind(captured.snapshot)
-    chain = FrameChain(Registers(rip=RUNTIME + 4), tuple(frames), vm_state=1)
-    sample = sample_of(captured.resolver().resolve(raw(chain)))
-    assert [frame.name for frame in sample.stack.frames][:2] == ["_start", "call"]
+    resolver = captured.resolver()
+    expected = sample_of(resolver.resolve(raw(captured.with_state(1))))
+    chain = walk(captured.with_state(1), make_plan(LAYOUT_HERE))
+    sample = sample_of(resolver.resolve(raw(chain)))
+    assert sample == expected
     assert sample.vm_state is VmState.GC
+
+
+def test_a_chain_that_was_cut_says_so(captured: Captured) -> None:
+    chain = walk(captured.snapshot, make_plan(LAYOUT_HERE))
+    cut = chain._replace(complete=False, too_deep=True, pieces=chain.pieces[:1])
+    sample = sample_of(captured.resolver().resolve(raw(cut)))
+    assert sample.stack.truncated is Truncation.TOO_DEEP
+    assert sample.stack.frames[-1].name == "runtime"
+    assert "[exit frame]" in [frame.name for frame in sample.stack.frames]
 
 
 def test_kernel_frames_are_the_leaf(captured: Captured) -> None:

@@ -369,7 +369,7 @@ class ChainSymbolizer:
             if not answer.basis.is_final:
                 return False
             if not self._is_confirmed(answer.basis, time_ns):
-                self._read_again(answer.basis)
+                self._read_again([it.basis for it in answers])
                 if not self._is_confirmed(answer.basis, time_ns):
                     return False
             answer.valid_ns = self._read_ns
@@ -389,14 +389,15 @@ class ChainSymbolizer:
             used[code.start] = self._reads
         return True
 
-    def _read_again(self, basis: Basis) -> None:
-        """Read what `basis` is made of, and all that was in use lately."""
+    def _read_again(self, bases: Sequence[Basis]) -> None:
+        """Read what `bases` are made of, and all that was in use lately."""
         self._reads += 1
         used, oldest = self._used, self._reads - _KEPT_READS
         wanted = {at: it for at, it in self._functions.items() if used[at] >= oldest}
-        wanted.update(basis.functions)
         codes = {at: it for at, it in self._codes.items() if used[at] >= oldest}
-        codes.update((code.start, code) for code in basis.codes.values())
+        for basis in bases:
+            wanted.update(basis.functions)
+            codes.update((code.start, code) for code in basis.codes.values())
         now = self._clock()
         self._functions, self._codes = self._js.confirm(
             wanted.values(), [(code.start, code) for code in codes.values()]

@@ -1,0 +1,364 @@
+"""The eBPF engine on real processes: true stacks, true names, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import nodes
+from jsspy.engines import ENGINES, choose_engine
+from jsspy.engines.ebpf import EbpfEngine
+from jsspy.engines.ptrace import PtraceEngine
+from jsspy.model.capture import FrameChain
+from jsspy.model.sample import LossReason, RawSample, VmState
+from jsspy.model.stack import FrameKind, Truncation
+from jsspy.model.units import Pid
+from jsspy.recorder import Recorder
+from jsspy.resolve import Resolver
+from jsspy.symbolize.chain import ChainSymbolizer
+from jsspy.target.process import Target
+from jsspy.v8.isolates import find_threads
+from jsspy.v8.metadata import load_layout
+from jsspy.v8.plan import make_plan
+from recorded import record, require
+from running import environment
+from truth import Site, difference
+
+LATEST = "22.23.3"
+NATIVE_LEAVES = ("json", "crypto", "zlib", "fs", "gc")
+SCENARIOS = (
+    *(("plain", leaf) for leaf in ("js", "json", "crypto", "zlib", "fs", "regexp", "gc")),
+    *(("plain", "strings"), ("sort", "json"), ("map", "js"), ("reduce", "fs"), ("replace", "gc")),
+    *(("reviver", "json"), ("construct", "zlib"), ("getter", "js"), ("recursion", "json")),
+    *(("resumed", "js"), ("evaluated", "js"), ("emitted", "js"), ("timer", "json")),
+    *(("applied", "js"), ("proxied", "js")),
+)
+
+MIXED = nodes.TARGETS / "mixed.js"
+CLOSURES = nodes.TARGETS / "closures.js"
+
+
+@contextmanager
+def sampling(
+    pid: int, rate_hz: float = 999, ring_bytes: int = 0
+) -> Iterator[tuple[EbpfEngine, Resolver]]:
+    """Sample a process by hand."""
+    require(EbpfEngine, pid)
+    target = Target.open(pid)
+    try:
+        v8 = target.find_v8()
+        assert v8 is not None
+        layout = load_layout(v8.elf)
+        resolver = Resolver(target, v8, layout)
+        with EbpfEngine(rate_hz) as engine:
+            engine._ring_bytes = ring_bytes or engine._ring_bytes
+            engine.set_target(target, make_plan(layout), find_threads(target, v8, layout))
+            yield engine, resolver
+    finally:
+        target.close()
+
+
+def take(engine: EbpfEngine, count: int) -> list[RawSample]:
+    """Take at least so many samples."""
+    samples: list[RawSample] = []
+    end = time.monotonic() + 60
+    for batch in engine.samples():
+        samples += batch
+        assert time.monotonic() < end, engine.stats
+        if len(samples) >= count:
+            break
+    return samples
+
+
+@pytest.mark.parametrize(("scenario", "leaf"), SCENARIOS)
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_stacks_are_those_of_the_program(version: str, scenario: str, leaf: str) -> None:
+    program = nodes.TARGETS / "stacks.js"
+    with nodes.running(version, program, scenario, leaf, wait=False) as target:
+        sites: list[Site] = [tuple(site) for site in json.loads(target.line())]
+        target.wait_ready()
+        require(EbpfEngine, target.pid)
+        recording = record(target.pid, 40, engine=EbpfEngine(400))
+    for sample in recording.samples:
+        assert difference(sample.stack.frames, sites) == "", sample
+        assert sample.stack.truncated is None, sample
+        assert sample.stack.frames[0].name == "_start"
+    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+    kinds = {frame.kind for sample in recording.samples for frame in sample.stack.frames[-1:]}
+    assert leaf not in NATIVE_LEAVES or kinds & {FrameKind.NATIVE, FrameKind.KERNEL}
+    if leaf == "regexp":
+        assert FrameKind.REGEXP in kinds
+    if leaf == "crypto":
+        assert VmState.EXTERNAL in {sample.vm_state for sample in recording.samples}
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_native_work_has_its_javascript_frames(version: str) -> None:
+    with nodes.running(version, MIXED) as process:
+        require(EbpfEngine, process.pid)
+        recording = record(process.pid, 1000, engine=EbpfEngine(999))
+    bare = sum(
+        all(frame.name != "drive" for frame in sample.stack.frames) for sample in recording.samples
+    )
+    assert bare <= 0.003 * len(recording.samples) + 1
+    kinds = Counter(sample.stack.frames[-1].kind for sample in recording.samples)
+    assert kinds[FrameKind.KERNEL] > 0
+    kernel = [s for s in recording.samples if s.stack.frames[-1].kind is FrameKind.KERNEL]
+    names = {frame.name for sample in kernel for frame in sample.stack.frames}
+    assert any("sys_" in name or "syscall" in name for name in names)
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_no_name_is_wrong_while_closures_are_collected(version: str) -> None:
+    flags = ["--expose-gc", "--max-semi-space-size=1", "--no-turbo-inlining"]
+    with nodes.running(version, CLOSURES, flags=flags) as process:
+        require(EbpfEngine, process.pid)
+        recording = record(process.pid, 2000, engine=EbpfEngine(999))
+    callers = {"alpha": "viaAlpha", "beta": "viaBeta", "viaAlpha": "drive", "viaBeta": "drive"}
+    callers |= {"makeAlpha": "drive", "makeBeta": "drive"}
+    seen: Counter[str] = Counter()
+    for sample in recording.samples:
+        frames = [f for f in sample.stack.frames if f.kind in (FrameKind.JS, FrameKind.UNKNOWN)]
+        names = [frame.name for frame in frames]
+        for caller, callee in pairwise(names):
+            assert callers.get(callee, caller) == caller, names
+        seen.update(names)
+    assert seen["alpha"] > 50
+    assert seen["beta"] > 50
+    resolver = recording.resolver
+    assert resolver.js_frames_named >= 0.999 * resolver.js_frames
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_the_short_way_gives_what_the_whole_stack_gives(version: str) -> None:
+    """Each stack is named by what is known, and again as a whole without anything known."""
+    with nodes.running(version, MIXED) as process, sampling(process.pid) as (engine, resolver):
+        samples = take(engine, 600)
+        first = [resolver.resolve(raw) for raw in samples]
+        chains = resolver._chains
+        assert isinstance(chains, ChainSymbolizer)
+        named = sum(
+            chains.name(raw.capture, raw.time_ns) is not None
+            for raw in samples
+            if isinstance(raw.capture, FrameChain)
+        )
+        assert named >= 0.9 * len(samples)
+        resolver._chains = None
+        again = [resolver.resolve(raw) for raw in samples]
+    different = [(a, b) for a, b in zip(first, again, strict=True) if a != b]
+    # Code that was optimized meanwhile may have gone.
+    assert len(different) <= 0.01 * len(samples), different[:2]
+
+
+@pytest.mark.parametrize("version", nodes.selected(("12.22.12", "20.20.2", "26.10.0")))
+def test_the_engines_agree(version: str) -> None:
+    """Self time by frame: the distance of two samplings of one steady program."""
+    program = nodes.TARGETS / "steady.js"
+    shares = []
+    with nodes.running(version, program) as process:
+        require(EbpfEngine, process.pid)
+        for engine in (EbpfEngine(499), PtraceEngine(499)):
+            recording = record(process.pid, 800, engine=engine)
+            inner: Counter[str] = Counter()
+            for sample in recording.samples:
+                names = [f.name for f in sample.stack.frames if f.kind is FrameKind.JS]
+                inner[names[-1] if names else ""] += 1
+            total = sum(inner.values())
+            shares.append({name: count / total for name, count in inner.items()})
+    for name in shares[0].keys() | shares[1].keys():
+        one, two = shares[0].get(name, 0.0), shares[1].get(name, 0.0)
+        # 5 standard deviations of the difference, and what the machine does meanwhile.
+        bound = 5 * (2 * max(one, two) / 800) ** 0.5 + 0.03
+        assert abs(one - two) <= bound, shares
+
+
+def test_two_thousand_frames_are_walked_and_more_are_truncated() -> None:
+    source = """
+    function down(depth) {{
+      if (depth === 0) {{ console.log('ready'); for (let x = 0; ; ) x = (x * 31 + 1) | 0; }}
+      return down(depth - 1) + 1;
+    }}
+    down({depth});
+    """
+    for depth, whole in ((1500, True), (5000, False)):
+        flags = ["--stack-size=7000"]
+        with nodes.running(LATEST, source.format(depth=depth), flags=flags) as process:
+            require(EbpfEngine, process.pid)
+            recording = record(process.pid, 5, engine=EbpfEngine(200))
+        for sample in recording.samples:
+            names = [frame.name for frame in sample.stack.frames]
+            if whole:
+                assert names.count("down") == depth + 1
+                assert names[0] == "_start"
+                assert sample.stack.truncated is None
+            else:
+                assert names.count("down") >= 2000
+                assert sample.stack.truncated is Truncation.TOO_DEEP
+
+
+def test_workers_come_and_go() -> None:
+    program = """
+    const { Worker, isMainThread } = require('worker_threads');
+    if (isMainThread) {
+      const start = () => new Worker(__filename).on('exit', start);
+      start(); start();
+      setInterval(() => {}, 1000);
+      console.log('ready');
+    } else {
+      const end = Date.now() + 700;
+      let sum = 0;
+      (function busy() { while (Date.now() < end) sum += Math.sqrt(sum + 1); })();
+    }
+    """
+    with nodes.running(LATEST, program) as process:
+        require(EbpfEngine, process.pid)
+        with Recorder(EbpfEngine(999), period_ns=1_001_001) as recorder:
+            recorder.add(process.pid)
+            for status in recorder.run(duration_ns=30_000_000_000):
+                assert status.processes == 1
+                if len(recorder.profile.threads) >= 12:
+                    break
+        profile = recorder.profile
+        assert process.process.poll() is None
+    busy = {
+        profile.thread[index]
+        for index in range(len(profile))
+        if any(frame.name == "busy" for frame in profile.iter_frames(profile.stack[index]))
+    }
+    assert len(busy) >= 3
+    stats = profile.stats
+    assert stats.requested == len(profile) + sum(stats.lost.values())
+
+
+def test_the_end_of_a_target_ends_the_samples() -> None:
+    program = "console.log('ready'); for (;;);"
+    with nodes.running(LATEST, program) as process, sampling(process.pid) as (engine, _):
+        seen = 0
+        for batch in engine.samples():
+            seen += len(batch)
+            if seen > 20:
+                process.process.kill()
+                process.process.wait()
+        assert seen > 20
+        assert engine.stats.requested == seen + sum(engine.stats.lost.values())
+
+
+def test_exec_and_children_are_left_alone() -> None:
+    program = """
+    const { execFileSync } = require('child_process');
+    console.log('ready');
+    const end = Date.now() + 5000;
+    while (Date.now() < end) execFileSync(process.execPath, ['-e', '0']);
+    process.execve ? process.execve('/bin/sleep', ['sleep', '60']) : 0;
+    """
+    with nodes.running("26.10.0", program) as process:
+        with sampling(process.pid) as (engine, _):
+            samples = [sample for batch in engine.samples() for sample in batch]
+        assert {sample.pid for sample in samples} == {Pid(process.pid)}
+        assert {int(sample.tid) for sample in samples} == {process.pid}
+        assert process.process.poll() is None
+
+
+def test_heartbeat_of_an_idle_target() -> None:
+    program = "console.log('ready'); setInterval(() => {}, 1e6);"
+    with nodes.running(LATEST, program) as process, sampling(process.pid, 99) as (engine, _):
+        start = time.monotonic()
+        for count, _ in enumerate(engine.samples()):
+            if count == 4:
+                break
+        assert time.monotonic() - start < 5
+
+
+def test_records_that_find_no_room_are_counted() -> None:
+    program = "console.log('ready'); for (;;);"
+    with (
+        nodes.running(LATEST, program) as process,
+        sampling(process.pid, 999, ring_bytes=1 << 16) as (engine, _),
+    ):
+        samples = iter(engine.samples())
+        delivered = len(next(samples))
+        time.sleep(1)
+        for batch in samples:
+            delivered += len(batch)
+            if engine.stats.lost:
+                break
+        assert engine.stats.lost[LossReason.RING_FULL] > 0
+        assert delivered > 0
+
+
+def test_the_ladder() -> None:
+    with nodes.running(LATEST, "console.log('ready'); for (;;);") as process:
+        require(EbpfEngine, process.pid)
+        target = Target.open(process.pid)
+        choice = choose_engine(target)
+        assert choice.engine is ENGINES["ebpf"]
+        assert list(choice.rungs) == ["ebpf"]
+        choice = choose_engine(target, idle=True)
+        assert choice.engine is ENGINES["ptrace"]
+        assert [rung.available for rung in choice.rungs.values()] == [False, False, True]
+        assert all(rung.reason for rung in list(choice.rungs.values())[:2])
+        target.close()
+
+
+def bpf_objects() -> tuple[int, int, int]:
+    """Count our programs and links, and perf events, that any process holds."""
+    programs = events = links = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            for info in (entry / "fdinfo").iterdir():
+                text = info.read_text(encoding="ascii", errors="replace")
+                programs += "prog_type:\t7" in text
+                links += "link_type:\tperf" in text
+            for fd in (entry / "fd").iterdir():
+                events += "perf_event" in str(fd.readlink())
+        except OSError:
+            continue
+    return programs, links, events
+
+
+SAMPLER = """
+import sys, time
+from jsspy.engines.ebpf import EbpfEngine
+from jsspy.recorder import Recorder
+with Recorder(EbpfEngine(999), period_ns=1001001) as recorder:
+    recorder.add(int(sys.argv[1]))
+    for status in recorder.run():
+        if status.samples > 50:
+            print('sampling', flush=True)
+"""
+
+
+def test_killing_us_leaves_nothing_behind() -> None:
+    with nodes.running(LATEST, "console.log('ready'); for (;;);") as process:
+        require(EbpfEngine, process.pid)
+        before = bpf_objects()
+        sampler = subprocess.Popen(
+            [sys.executable, "-c", SAMPLER, str(process.pid)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+        )
+        assert sampler.stdout is not None
+        assert sampler.stdout.readline() == b"sampling\n"
+        during = bpf_objects()
+        assert all(more > few for more, few in zip(during, before, strict=True))
+        os.kill(sampler.pid, signal.SIGKILL)
+        sampler.wait()
+        sampler.stdout.close()
+        deadline = time.monotonic() + 5
+        while bpf_objects() != before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert bpf_objects() == before
+        assert process.process.poll() is None
