@@ -337,6 +337,7 @@ class Growth(NamedTuple):
 def judge(difference: Difference, threshold: Threshold) -> list[Growth]:
     """Return what a threshold is about, the largest growth first; empty: there is no such thing."""
     whole_before, whole_after = difference.totals()
+    found: dict[tuple[str, ...], Change]
     if threshold.what == "total":
         found = {("total",): Change(whole_before, whole_after, whole_before, whole_after)}
     else:
