@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import nodes
 from jsspy.engines.base import Engine
 from jsspy.engines.ptrace import PtraceEngine
-from jsspy.model.sample import RawSample, Sample
+from jsspy.model.sample import Sample
 from jsspy.resolve import Resolver
 from jsspy.target.process import Target
 from jsspy.v8.isolates import find_threads
@@ -63,16 +63,18 @@ def record(
         assert v8 is not None
         layout: Layout = load_layout(v8.elf)
         resolver = Resolver(target, v8, layout if known else None)
-        raws: list[RawSample] = []
+        taken = 0
+        samples: list[Sample] = []
         deadline = time.monotonic() + TIMEOUT_S
         with engine or PtraceEngine(rate_hz, idle=idle) as sampling:
             sampling.set_target(target, make_plan(layout), find_threads(target, v8, layout))
             for batch in sampling.samples():
-                raws += batch
-                if len(raws) >= count or time.monotonic() > deadline:
+                # At once, as the recorder does: what a sample names moves away before long.
+                results = [resolver.resolve(raw) for raw in batch]
+                samples += [result for result in results if isinstance(result, Sample)]
+                taken += len(batch)
+                if taken >= count or time.monotonic() > deadline:
                     break
-        results = [resolver.resolve(raw) for raw in raws]
-        samples = [result for result in results if isinstance(result, Sample)]
         assert len(samples) >= count, f"{len(samples)} of {count} samples"
         return Recording(samples, resolver)
     finally:
