@@ -33,6 +33,7 @@ class Reshaping:
     fold_recursion: bool = False
     by: str | None = None
     invert: bool = False
+    generated: bool = False
 
     def apply(self, profiles: Iterable[Profile]) -> Profile:
         """Return the profiles as one: cut each, merge, filter, trim, fold, group, invert.
@@ -44,6 +45,8 @@ class Reshaping:
         """
         given = list(profiles)
         parts = [self._cut(profile) for profile in given]
+        if self.generated:
+            parts = [transform.show_generated(profile) for profile in parts]
         result = parts[0] if len(parts) == 1 else transform.merge(parts)
         if self.threads or self.kinds or self.include or self.exclude:
             threads = self.threads
@@ -156,6 +159,11 @@ def reshape_options(function: _Function) -> _Function:
                 help="What is one frame: a function, line, file or package.",
             ),
             click.option("--invert", is_flag=True, help="Callers above callees: leaves are roots."),
+            click.option(
+                "--generated",
+                is_flag=True,
+                help="Show what ran, and not what source maps say that it was compiled from.",
+            ),
         )
     ):
         function = option(function)

@@ -66,7 +66,9 @@ def coarser(frame: Frame, by: Grouping) -> Frame:
             if place is None or place.line is None:
                 return function
             line = Location(place.url, place.line)
-            return function._replace(location=None, definition=line, original=None)
+            return function._replace(
+                location=None, definition=line, original=None, original_definition=None
+            )
         case Grouping.FILE:
             return Frame(file_of(frame), frame.kind)
         case Grouping.PACKAGE:
@@ -83,6 +85,14 @@ def map_frames(profile: Profile, function: Callable[[Frame], Frame | None]) -> P
         return caller if frame is None else _append(result, caller, frame)
 
     return _copy_samples(profile, result, _map_rows(profile, step))
+
+
+def show_generated(profile: Profile) -> Profile:
+    """Show what ran, and not what it was compiled from: undo source mapping."""
+    return map_frames(
+        profile,
+        lambda frame: frame._replace(original=None, original_name=None, original_definition=None),
+    )
 
 
 def hide(profile: Profile, kinds: Iterable[FrameKind]) -> Profile:

@@ -17,6 +17,7 @@ from jsspy.errors import MalformedData
 from jsspy.formats import native
 from jsspy.formats.native import Native, NativeReader
 from jsspy.model.profile import PauseStats, Profile
+from jsspy.model.stack import Location
 from profiles import deep, empty, hostile, small, written
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -195,3 +196,14 @@ def test_mutated_sections_end_well(tag: bytes, data: st.DataObject) -> None:
     parts = [(name, bytes(content) if name == tag else part) for name, part in PARTS]
     with suppress(MalformedData):
         read(packed(parts)).check()
+
+
+def test_mapped_definitions_are_kept() -> None:
+    profile = small()
+    place = Location("/src/written.ts", 7, 3)
+    mapped = profile.frames[0]._replace(original=place, original_definition=place)
+    profile.replace_frame(0, mapped)
+    again = read(written(Native(), profile))
+    assert again.frames == profile.frames
+    assert again.frames[0].original_definition == place
+    assert again.frames[1].original_definition is None

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jsspy.model.names import (
     Origin,
+    classic_parts,
     clean,
     display_name,
     display_place,
@@ -53,8 +54,11 @@ def test_display_names() -> None:
             original=Location("/src/a.ts", 77), original_name="real"
         ),
     }
+    mapped = cases["real /src/a.ts"]._replace(original_definition=Location("/src/a.ts", 70, 2))
+    cases["real /src/a.ts:70"] = mapped
     for name, frame in cases.items():
         assert display_name(frame) == name
+    assert "".join(classic_parts(mapped)) == "real:/src/a.ts:70"
     assert function_name(js("", "/a.js")) == "(anonymous)"
     assert display_place(js("f", "/a.js", 4)) == "/a.js:4"
 

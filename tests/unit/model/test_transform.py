@@ -14,7 +14,7 @@ from jsspy.errors import JsspyError
 from jsspy.model import transform
 from jsspy.model.names import VM_KINDS, display_name
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
-from jsspy.model.stack import Frame, FrameKind, Truncation
+from jsspy.model.stack import Frame, FrameKind, Location, Truncation
 from jsspy.model.transform import Grouping
 from jsspy.model.units import Pid, Tid
 from profiles import (
@@ -249,3 +249,22 @@ def test_unused_rows_and_frames_are_left_out() -> None:
     profile = profile_of((MAIN,))
     profile.stacks.intern(-1, profile.intern_frame(js("unused")))
     assert len(transform.group(profile, Grouping.FUNCTION).frames) == 1
+
+
+MAPPED = HOT._replace(
+    original=Location("/src/hot.ts", 40, 3),
+    original_name="hotter",
+    original_definition=Location("/src/hot.ts", 33, 7),
+)
+
+
+def test_source_mapping_can_be_undone() -> None:
+    result = transform.show_generated(profile_of((MAIN, MAPPED), (MAIN, HOT)))
+    assert result.frames == [MAIN, HOT]
+    assert len(result) == 2
+
+
+def test_lines_are_those_that_were_written() -> None:
+    frame = transform.coarser(MAPPED, Grouping.LINE)
+    assert display_name(frame) == "hotter /src/hot.ts:40"
+    assert display_name(transform.coarser(MAPPED, Grouping.FUNCTION)) == "hotter /src/hot.ts:33"
