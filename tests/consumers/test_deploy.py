@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import nodes
+from jsspy.cli import main
 from jsspy.cli.serve import serve_command
 from jsspy.exporters.prometheus import Totals, TotalsCollector, encode_metrics
 from jsspy.exporters.push import PushCollector, Spool, Uploader
@@ -62,7 +64,9 @@ def names_in(expression: str) -> set[str]:
 def serve_options(arguments: list[str]) -> dict[str, Any]:
     """Return what `jsspy serve` makes of its arguments."""
     assert arguments[0] == "serve"
-    return serve_command.make_context("serve", arguments[1:]).params
+    # A command remembers its help option from the first context that it sees.
+    parent = click.Context(main.jsspy, info_name="jsspy", **main.jsspy.context_settings)
+    return serve_command.make_context("serve", arguments[1:], parent=parent).params
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
