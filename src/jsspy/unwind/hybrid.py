@@ -463,6 +463,11 @@ class _Walk:
         """Where a builtin without a frame called C, go on to the code that called the builtin."""
         v8, pc = self._unwinder.v8, self._registers[RIP]
         area = self._unwinder.code.find(pc)
+        if v8 is not None and v8.layout.code.legacy is not None:
+            code = self._find_code(v8, pc)
+            if code is not None and code.kind is CodeKind.OTHER:
+                self._leave_stub(v8)
+            return
         if v8 is None or area.region is not Region.BUILTINS:
             return
         builtin = v8.builtins.find(pc - area.bias - 1)
@@ -594,11 +599,7 @@ class _Walk:
             if not self._is_frame_of(v8, code):
                 self._skip_frameless(own, 0, certain=False)
         elif code.kind is CodeKind.OTHER:
-            words = self._words_at(v8, registers[RBP])
-            is_own = v8.decoder.find_type(words) is not None or self._is_builtin_function(v8, words)
-            if missing is not None or not is_own:
-                # A stub without a frame: where it was called from says more.
-                self._find_caller_in_generated(v8, words)
+            self._leave_stub(v8, certain=missing is not None)
 
     def _find_missing_frame(self, pc: int, code: CodeObject | None) -> int | None:
         """Return where above rsp the return address is if no frame is there at `pc`; else None."""
@@ -612,6 +613,17 @@ class _Walk:
             missing = 0
         code.leaves[pc] = missing
         return missing
+
+    def _leave_stub(self, v8: V8Reader, *, certain: bool = False) -> None:
+        """Go on to what called a stub or builtin of V8 before 7.1 that has no frame of its own.
+
+        It has none if the frame at rbp is one of a function that is not V8's: where in that
+        function it was called from says more than the stub.
+        """
+        words = self._words_at(v8, self._registers[RBP])
+        is_own = v8.decoder.find_type(words) is not None or self._is_builtin_function(v8, words)
+        if certain or not is_own:
+            self._find_caller_in_generated(v8, words)
 
     def _repair_builtin(self, v8: V8Reader, area: CodeArea) -> None:
         registers = self._registers
@@ -713,7 +725,9 @@ class _Walk:
             if code is not None and self._matches(v8, code, word, words):
                 registers[RIP] = word
                 self._is_return = True
-                return
+                if code.kind in _FUNCTION_KINDS:
+                    return
+                # A stub that a stub was called from; or the interpreter, and then no more is found.
 
     def _has_all_slots(self) -> bool:
         """Whether rsp leaves room for marker or context and function of the frame at rbp."""

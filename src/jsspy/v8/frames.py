@@ -189,7 +189,8 @@ class FrameDecoder:
         """Return the marker of a frame of V8 4.6 or earlier, or its context if it has none."""
         if not function & 1:
             return function
-        if not context & 1 and context & 0xFFFF_FFFF:
+        if context == 0 or (not context & 1 and context & 0xFFFF_FFFF):
+            # 0 until the stack pointer is known.
             return self._exit
         return context
 
