@@ -36,6 +36,9 @@ from jsspy.target.process import Target
 
 _SEND_NS = 250_000_000
 
+_NICE = 5
+"""Where there are fewer CPUs than work for them, sampling goes before drawing."""
+
 
 @click.command(
     "top",
@@ -226,6 +229,7 @@ def _draw_and_exit(draw: Callable[[Receiver], None], receiver: Receiver) -> None
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.nice(_NICE)
         draw(receiver)
         sys.stdout.flush()
         status = 0
