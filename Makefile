@@ -82,10 +82,10 @@ $(CACHE)/consumers/installed: tests/consumers/package.json
 	cd $(CACHE)/consumers && npm install --silent --no-audit --no-fund --no-package-lock
 	touch $@
 
-# Chromium comes from the distribution; only root can install it.
+# Chromium and tmux come from the distribution; only root can install it.
 browser-installed:
-	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+	@{ command -v chromium && command -v tmux; } >/dev/null || [ "$$(id -u)" != 0 ] || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium tmux >/dev/null; }
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
