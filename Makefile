@@ -18,7 +18,7 @@ help: ## list what can be done
 example: $(VENV)/installed ## profile the bundled example application and say where the flame graph is
 	@sh examples/run.sh $(BIN)/jsspy
 
-test: check nodes consumers-installed browser-installed ## all tests, on every node version
+test: check nodes consumers-installed programs-installed perf-installed browser-installed ## all tests, on every node version
 	$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not quiet"
 	$(BIN)/pytest -q -m quiet
 
@@ -32,10 +32,10 @@ check: $(VENV)/developing ## format, lint, types, import contracts, unit tests: 
 unit: $(VENV)/developing ## unit tests only
 	$(BIN)/pytest -q tests/unit
 
-live: $(VENV)/developing nodes ## tests on real node processes; NODES="20 24" chooses versions
+live: $(VENV)/developing nodes programs-installed perf-installed ## tests on real node processes; NODES="20 24" chooses versions
 	$(BIN)/pytest -q tests/live
 
-consumers: $(VENV)/developing consumers-installed ## other people's readers on our files
+consumers: $(VENV)/developing consumers-installed perf-installed ## other people's readers on our files
 	$(BIN)/pytest -q tests/consumers
 
 docs: $(VENV)/documented ## build the documentation, .cache/site; broken links are errors
@@ -82,7 +82,20 @@ $(CACHE)/consumers/installed: tests/consumers/package.json
 	cd $(CACHE)/consumers && npm install --silent --no-audit --no-fund --no-package-lock
 	touch $@
 
-# Chromium and tmux come from the distribution; only root can install it.
+.PHONY: programs-installed perf-installed
+programs-installed: $(CACHE)/programs/installed
+
+$(CACHE)/programs/installed: tests/programs/package.json
+	mkdir -p $(CACHE)/programs
+	cp tests/programs/package.json $(CACHE)/programs/
+	cd $(CACHE)/programs && npm install --silent --no-audit --no-fund --no-package-lock
+	touch $@
+
+# perf, Chromium and tmux come from the distribution; only root can install them.
+perf-installed:
+	@command -v perf >/dev/null || [ "$$(id -u)" != 0 ] || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends linux-perf >/dev/null; }
+
 browser-installed:
 	@{ command -v chromium && command -v tmux; } >/dev/null || [ "$$(id -u)" != 0 ] || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium tmux >/dev/null; }

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import TypeVar
 
 from jsspy.model.profile import Profile
 from jsspy.model.sample import VmState
 from jsspy.model.stack import FrameKind
 
 Function = tuple[str, str, int]
+Key = TypeVar("Key")
 
 PROGRAM: Function = ("(program)", "", 0)
 GARBAGE_COLLECTOR: Function = ("(garbage collector)", "", 0)
@@ -58,7 +60,7 @@ def of_profile(profile: Profile) -> Counter[Function]:
     return table
 
 
-def distance(left: Counter[Function], right: Counter[Function]) -> float:
+def distance(left: Counter[Key], right: Counter[Key]) -> float:
     """Return the total variation distance of two tables: 0 is equal, 1 is disjoint."""
     left_total, right_total = left.total(), right.total()
     assert left_total, "no samples on the left"
