@@ -47,7 +47,7 @@ class AwaitingSymbolizer:
             named: What they expand to.
         """
         steps = self._reader.decode(snapshot.isolate, snapshot.more or {})
-        if not any(step.kind is not StepKind.LOST for step in steps):
+        if not steps:
             return named
         index = self._find_runner(stack)
         if index is None:

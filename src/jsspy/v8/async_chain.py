@@ -290,8 +290,11 @@ class _Walk:
         """Return the steps from a microtask on."""
         try:
             task = self._object(microtask)
-            if not self._reader.is_task(self._type(task), microtask):
-                return []
+        except FaultError:
+            return []
+        if not self._reader.is_task(self._type(task), microtask):
+            return []
+        try:
             promise = self._start(task)
             seen = set()
             for _ in range(MAX_HOPS):
@@ -303,8 +306,8 @@ class _Walk:
         except _End:
             pass
         except FaultError:
-            if self._steps:
-                self._steps.append(_LOST)
+            # Unreadable, on the move, or out of time: there may be callers, and there may be none.
+            self._steps.append(_LOST)
         return self._steps
 
     def _start(self, task: Words) -> int:

@@ -186,6 +186,12 @@ def test_what_is_not_as_it_must_be_is_lost_and_not_guessed() -> None:
     assert offsets(world.chain()) == [10, StepKind.LOST]
 
 
+def test_a_reaction_that_cannot_be_followed_may_have_callers() -> None:
+    world = World()
+    world.run(0x7FFF00000001)
+    assert offsets(world.chain()) == [StepKind.LOST]
+
+
 def test_endless_chains_are_cut() -> None:
     world = World()
     circle = world.promise()
