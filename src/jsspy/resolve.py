@@ -60,7 +60,23 @@ _VM_STATES_BEFORE_6_3 = (
     VmState.EXTERNAL,
     VmState.IDLE,
 )
-"""Source: StateTag in include/v8.h, at 3.14.5 (without the last), 4.5.103 and 6.2.414."""
+"""Source: StateTag in include/v8.h, at 3.28.71, 4.5.103 and 6.2.414."""
+
+_VM_STATES_BEFORE_3_20 = (
+    VmState.JS,
+    VmState.GC,
+    VmState.COMPILER,
+    VmState.UNKNOWN,
+    VmState.OTHER,
+    VmState.EXTERNAL,
+)
+"""As seen in 3.14.5: a process in its event loop is in the last. The fourth was never seen."""
+
+_VM_STATES_SINCE = (
+    ((8, 0), _VM_STATES),
+    ((6, 3), _VM_STATES_BEFORE_8),
+    ((3, 20), _VM_STATES_BEFORE_6_3),
+)
 
 _NO_EXTERNAL_STATE_SINCE = (12, 0)
 """From here on the state stays JS while native callbacks run (observed in 12.4, 13.6, 14.6)."""
@@ -272,9 +288,10 @@ class Resolver:
         if not capture.isolate_words or v8.layout.isolate.vm_state is None:
             return VmState.UNKNOWN
         number = v8.isolate_word(capture, v8.layout.isolate.vm_state, size=2)
-        states = _VM_STATES if v8.layout.v8_version >= (8, 0, 0, 0) else _VM_STATES_BEFORE_8
-        if v8.layout.v8_version < (6, 3, 0, 0):
-            states = _VM_STATES_BEFORE_6_3
+        states = next(
+            (states for since, states in _VM_STATES_SINCE if v8.layout.v8_version[:2] >= since),
+            _VM_STATES_BEFORE_3_20,
+        )
         if not 0 <= number < len(states):
             return VmState.UNKNOWN
         state = states[number]
