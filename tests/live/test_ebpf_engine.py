@@ -228,6 +228,7 @@ def test_workers_come_and_go() -> None:
             for status in recorder.run(duration_ns=30_000_000_000):
                 assert status.processes == 1
                 if len(recorder.profile.threads) >= 12:
+                    recorder.update_stats()
                     break
         profile = recorder.profile
         assert process.process.poll() is None
