@@ -19,7 +19,7 @@ example: $(VENV)/installed ## profile the bundled example application and say wh
 	@sh examples/run.sh $(BIN)/jsspy
 
 test: check nodes consumers-installed programs-installed perf-installed browser-installed ## all tests, on every node version
-	$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not quiet"
+	$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not quiet" tests/live tests/consumers tests/browser
 	$(BIN)/pytest -q -m quiet
 
 check: $(VENV)/developing ## format, lint, types, import contracts, unit tests: no privileges

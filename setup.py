@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, setup
 from setuptools.command.build_py import build_py
@@ -24,7 +25,7 @@ class BuildBpf(Command):
     """Compile bpf/walk.bpf.c with the C compiler that the ziglang package brings."""
 
     description = "compile the program for the kernel"
-    user_options = []
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
 
     def initialize_options(self) -> None:
         """Take no options."""

@@ -120,10 +120,7 @@ class _Tables:
         self._sources = _Column()
         self._places = _Column()
         functions = _Column()
-        rows = [
-            (functions.index(function_of(frame)), frame)
-            for frame in tree.keys
-        ]
+        rows = [(functions.index(function_of(frame)), frame) for frame in tree.keys]
         self._functions = _table(
             ("name", "isJS", "relevantForJS", "resource", "source", "lineNumber", "columnNumber",
              "originalLocation"),
