@@ -729,7 +729,14 @@ class CodeReader:
             except MalformedData:
                 found = None
             if found is not None:
-                return found
+                if is_return_address or self._layout.code.maglev_positions_empty:
+                    return found
+                # Between two checks the table knows better who runs: a loop that was inlined may
+                # hold no check at all. Where both name the same functions the check is closer:
+                # the table (14.6) has the first line of a peeled loop for all of it.
+                table = self._table_positions(code, pc, is_return_address)
+                same = [place.shared for place in table] == [place.shared for place in found]
+                return found if same or table[0].position is None else table
         return self._table_positions(code, pc, is_return_address)
 
     def _read_translations(self, code: CodeObject) -> _Translations:
