@@ -10,6 +10,7 @@ import time
 import click
 
 from jsspy.cli import output
+from jsspy.cli.engines import engine_option, make_engine
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.outputs import choose_format, default_file_name, output_options
 from jsspy.cli.progress import Progress, make_progress
@@ -17,7 +18,6 @@ from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.summary import describe_targets, show_summary, summarize
 from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
-from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import NoSamples, NotNode, ProcessExited, ProcessNotFound
 from jsspy.exporters.base import Exporter
 from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
@@ -74,6 +74,7 @@ def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> fl
     metavar="HZ",
     help="Samples per second and thread.",
 )
+@engine_option
 @output_options
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
 @click.option(
@@ -108,6 +109,7 @@ def record_command(
     name: re.Pattern[str] | None,
     duration_s: float | None,
     rate_hz: int,
+    engine_name: str,
     destination: str | None,
     form: str | None,
     subprocesses: bool,
@@ -137,9 +139,9 @@ def record_command(
     if len(command) == 1 and command[0].isdecimal():
         raise click.UsageError(f"a process is named with --pid {command[0]}")
     chosen = choose_format(form, destination)
-    engine = PtraceEngine(rate_hz, idle=idle)
+    found = [] if command else choose_pids(pids, name, "record")
     with Recorder(
-        engine,
+        make_engine(engine_name, found[0] if found else None, rate_hz, idle=idle),
         period_ns=1_000_000_000 // rate_hz,
         value_type=ValueType.WALL if idle else ValueType.CPU,
         strict=strict,
@@ -162,7 +164,7 @@ def record_command(
             if started is not None:
                 target = _add_started(recorder, started)
             else:
-                target = add_targets(recorder, choose_pids(pids, name, "record"), "record")[0]
+                target = add_targets(recorder, found, "record")[0]
             exporter = open_destination(
                 destination or default_file_name(target.name, target.pid, now, chosen.suffix)
             )
