@@ -559,7 +559,8 @@ class JsSymbolizer:
             return None
         position = self._bytecode_position(info, array, words.bytecode_offset)
         frame = _frame(info, position, Tier.INTERPRETED, inlined=False)
-        return _Answer((frame,), (info,), None, 1, 1, is_kept=position is not None)
+        is_kept = frame.location is not None and frame.location.line is not None
+        return _Answer((frame,), (info,), None, 1, 1, is_kept=is_kept)
 
     def _is_interpreted(self, words: FrameWords, info: SharedFunctionInfo) -> bool:
         """Whether the slots of a frame hold bytecode and an offset in it."""

@@ -28,6 +28,7 @@ where it has one; the positions are known then, and tell where the tail is.
 from __future__ import annotations
 
 import re
+import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
@@ -55,8 +56,11 @@ MAX_SCRIPTS = 1 << 13
 
 MAX_LINE_ENDS = 1 << 22
 
-_SOURCE_ATTEMPTS = 3
+_SOURCE_ATTEMPTS = 10
 """The GC may move a source while it is read; a source that fails as often is not there."""
+
+_SOURCE_WAIT_S = 0.01
+"""After the first failure; each wait is twice the one before. Ten take 10 seconds."""
 
 _SCOPE_SLOTS = 24
 """Slots of a ScopeInfo read at first: enough for functions with up to 8 captured variables."""
@@ -142,6 +146,7 @@ class Script:
         "_attempts",
         "_heap",
         "_line_ends",
+        "_next_attempt",
         "address",
         "column_offset",
         "forget",
@@ -173,6 +178,7 @@ class Script:
         self._heap = heap
         self._line_ends: array[int] | None = None
         self._attempts = 0
+        self._next_attempt = 0.0
         self.address = address
         self.id = _script_id(heap, words)
         id_word = words[objects.script_id : objects.script_id + 8]
@@ -237,8 +243,11 @@ class Script:
 
     def _find_line_ends(self) -> array[int] | None:
         """Return V8's own table if it has made one, else our own."""
-        if self._attempts >= _SOURCE_ATTEMPTS:
+        now = time.monotonic()
+        if self._attempts >= _SOURCE_ATTEMPTS or now < self._next_attempt:
             return None
+        # All frames of a stack ask at once, and what is moving the source takes a while.
+        self._next_attempt = now + _SOURCE_WAIT_S * 2**self._attempts
         self._attempts += 1
         heap = self._heap
         try:
