@@ -44,11 +44,23 @@ def selected(versions: Sequence[str]) -> list[str]:
 
 def find(version: str) -> Path:
     """Return the node binary of `version`; skip the test without it, or fail in CI."""
-    directory = Path(os.environ.get("JSSPY_NODES", ROOT / ".cache" / "nodes"))
-    node = directory / f"v{version}" / "bin" / "node"
+    node = _path(version)
     if not node.exists():
-        missing(f"node {version} is not in {directory}: run `make nodes`")
+        missing(f"node {version} is not at {node}: run `make nodes`")
     return node
+
+
+def find_optional(version: str) -> Path:
+    """Return the node binary of a version that no test insists on; skip the test without it."""
+    node = _path(version)
+    if not node.exists():
+        pytest.skip(f"node {version} is not at {node}")
+    return node
+
+
+def _path(version: str) -> Path:
+    directory = Path(os.environ.get("JSSPY_NODES", ROOT / ".cache" / "nodes"))
+    return directory / f"v{version}" / "bin" / "node"
 
 
 def missing(what: str) -> None:

@@ -36,7 +36,7 @@ from jsspy.v8.layout import (
     TypeLayout,
 )
 
-_SCHEMA = 9
+_SCHEMA = 10
 """Raise it whenever a Layout of the same binary could come out differently than before."""
 
 _ISOLATE_TLS = "_ZN2v88internal18g_current_isolate_E"

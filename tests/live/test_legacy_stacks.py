@@ -1,0 +1,298 @@
+"""Stacks of Node.js 0.10 to 11, against what the program says of its own stack.
+
+The lines of Node that had long-term support are tested in full; the releases between them, and
+between those that `test_stacks` covers, once over where they are at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+
+import nodes
+import running
+from jsspy.model.sample import ThreadState, VmState
+from jsspy.model.stack import Frame, FrameKind, Tier
+from recorded import Recording, record
+from truth import SCRIPT_KINDS
+from truth import difference as modern_difference
+
+SCENARIOS = (
+    *(("plain", leaf) for leaf in ("js", "json", "crypto", "fs", "regexp", "gc", "strings")),
+    *(("sort", "json"), ("each", "js"), ("reduce", "fs"), ("replace", "gc"), ("reviver", "json")),
+    *(("tojson", "js"), ("construct", "crypto"), ("construct_many", "js"), ("adapted", "fs")),
+    *(("getter", "js"), ("recursion", "js"), ("recursion", "json"), ("evaluated", "js")),
+    *(("compiled", "json"), ("contextified", "js"), ("emitted", "js"), ("timer", "json")),
+    *(("tick", "regexp"), ("applied", "js"), ("bound", "js"), ("caught", "js")),
+)
+
+NATIVE_LEAVES = ("json", "crypto", "fs", "gc")
+
+BETWEEN = ("5.12.0", "7.10.1", "9.11.2", "11.15.0")
+"""Releases of V8 4.6, 5.5, 6.2 and 7.0 that have no long-term support."""
+
+BETWEEN_MODERN = ("13.14.0", "15.14.0", "17.9.1", "19.8.1", "21.7.3", "23.11.1", "25.2.1")
+
+Site = tuple[str | None, str | None, int | None, int | None, bool]
+"""Function name, file, line, column, whether it is V8's own."""
+
+
+def difference(frames: Sequence[Frame], sites: Sequence[Site]) -> str:
+    """Say where a stack (root first) differs from the true one (innermost first); "" if nowhere.
+
+    As `truth.difference`, but V8 hides functions of its own from programs that were JavaScript.
+    """
+    rest = iter([frame for frame in frames if frame.kind in SCRIPT_KINDS])
+    for number, site in enumerate(reversed(sites)):
+        for frame in rest:
+            if not _differs(frame, site, is_innermost=number == len(sites) - 1):
+                break
+            if frame.kind is not FrameKind.BUILTIN:
+                found = _differs(frame, site, is_innermost=number == len(sites) - 1)
+                return f"site {number} from the root: {found}"
+        else:
+            return f"site {number} from the root, {site}, is missing"
+    return ""
+
+
+def _differs(frame: Frame, site: Site, *, is_innermost: bool) -> str:
+    name, file, line, column, is_native = site
+    # V8 calls the code of an eval "eval"; a function without a name may have an inferred one.
+    if frame.name != name and name is not None and (name, frame.name) != ("eval", ""):
+        return f"name {frame.name!r} is {name!r}"
+    if is_native or file is None or line is None or file.startswith("native "):
+        return "" if frame.kind is FrameKind.BUILTIN or file is None else f"{frame} is V8's own"
+    if frame.kind is not FrameKind.JS or frame.location is None:
+        return f"{frame} is JavaScript"
+    if frame.location.url != file:
+        return f"file {frame.location.url!r} is {file!r}"
+    if is_innermost and frame.tier in (Tier.OPTIMIZED, None) and frame.location.line is None:
+        # Optimized code says where it is only where a call returns to it, stubs do not say by whom
+        # they were called.
+        return ""
+    if frame.location.line != line:
+        return f"line {frame.location.line} of {name} is {line}"
+    if not is_innermost and frame.location.column != column:
+        return f"column {frame.location.column} of {name} is {column}"
+    return ""
+
+
+def check(recording: Recording, sites: Sequence[Site]) -> None:
+    """Verify that every sample has the true stack, named and whole."""
+    for sample in recording.samples:
+        assert difference(sample.stack.frames, sites) == "", sample
+        assert sample.stack.truncated is None, sample
+        assert sample.stack.frames[0].name == "_start"
+    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+
+
+def record_sites(version: str, scenario: str, leaf: str) -> tuple[Recording, list[Site]]:
+    """Sample a program that stays in one stack; return that stack, too."""
+    program = nodes.TARGETS / "legacy_stacks.js"
+    with nodes.running(version, program, scenario, leaf, wait=False) as target:
+        sites: list[Site] = [tuple(site) for site in json.loads(target.line())]
+        target.wait_ready()
+        return record(target.pid, 30), sites
+
+
+@pytest.mark.parametrize(("scenario", "leaf"), SCENARIOS)
+@pytest.mark.parametrize("version", nodes.selected(nodes.LEGACY))
+def test_stacks_are_those_of_the_program(version: str, scenario: str, leaf: str) -> None:
+    recording, sites = record_sites(version, scenario, leaf)
+    check(recording, sites)
+    leaves = {sample.stack.frames[-1].kind for sample in recording.samples}
+    assert leaf not in NATIVE_LEAVES or FrameKind.NATIVE in leaves
+    assert leaf != "regexp" or FrameKind.REGEXP in leaves
+    labels = {frame.name for sample in recording.samples for frame in sample.stack.frames}
+    assert {"[entry frame]", "[internal frame]"} <= labels
+    assert not scenario.startswith("construct") or "[constructor frame]" in labels
+    assert scenario not in ("adapted", "construct_many") or "[arguments adaptor]" in labels
+    assert leaf != "crypto" or labels & {"[exit frame]", "[builtin exit frame]"}
+    states = {sample.vm_state for sample in recording.samples}
+    # V8 3.14 leaves its state alone while it calls what node has made of C++.
+    assert leaf != "crypto" or version.startswith("0.10.") or VmState.EXTERNAL in states
+
+
+@pytest.mark.parametrize(
+    ("scenario", "leaf"), [("sort", "json"), ("each", "js"), ("evaluated", "js"), ("emitted", "fs")]
+)
+@pytest.mark.parametrize("version", nodes.selected(BETWEEN))
+def test_releases_between_the_lines(version: str, scenario: str, leaf: str) -> None:
+    nodes.find_optional(version)
+    check(*record_sites(version, scenario, leaf))
+
+
+@pytest.mark.parametrize(("scenario", "leaf"), [("sort", "json"), ("map", "js"), ("resumed", "js")])
+@pytest.mark.parametrize("version", nodes.selected(BETWEEN_MODERN))
+def test_modern_releases_between_the_lines(version: str, scenario: str, leaf: str) -> None:
+    nodes.find_optional(version)
+    program = nodes.TARGETS / "stacks.js"
+    with nodes.running(version, program, scenario, leaf, wait=False) as target:
+        sites = [tuple(site) for site in json.loads(target.line())]
+        target.wait_ready()
+        recording = record(target.pid, 20)
+    for sample in recording.samples:
+        assert modern_difference(sample.stack.frames, sites) == "", sample
+        assert sample.stack.truncated is None, sample
+    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+
+
+@pytest.mark.parametrize("optimizes", [True, False])
+@pytest.mark.parametrize("version", nodes.selected(nodes.LEGACY + BETWEEN))
+def test_calls_and_returns_in_every_tier(version: str, optimizes: bool) -> None:
+    """At any instant the stack is drive < first < second < third < first ..., 42 frames at most.
+
+    Also in optimized code, where each of them is inlined into others.
+    """
+    if version in BETWEEN:
+        nodes.find_optional(version)
+    has_crankshaft = int(version.split(".", maxsplit=1)[0]) < 8
+    flags = () if optimizes else ("--nocrankshaft" if has_crankshaft else "--noopt",)
+    program = nodes.TARGETS / "legacy_recursive.js"
+    with nodes.running(version, program, flags=flags, wait=False) as target:
+        lines: dict[str, list[int]] = json.loads(target.line())
+        target.wait_ready()
+        recording = record(target.pid, 150, rate_hz=200)
+    unplaced = inlined = early = lost = 0
+    for sample in recording.samples:
+        assert sample.stack.truncated is None, sample
+        frames = [f for f in sample.stack.frames if f.kind in (FrameKind.JS, FrameKind.UNKNOWN)]
+        start = next((at for at, frame in enumerate(frames) if frame.name == "drive"), None)
+        if start is None:
+            # What printed "ready" has not returned.
+            early += 1
+            continue
+        chain = frames[start:]
+        assert len(chain) <= 42
+        expected = "drive"
+        for depth, frame in enumerate(chain):
+            assert frame.name == expected, sample
+            assert frame.location is not None
+            call = lines[expected][1]
+            if frame.location.line is None:
+                unplaced += depth == len(chain) - 1
+                lost += depth < len(chain) - 1
+            elif depth < len(chain) - 1:
+                assert frame.location.line == call, sample
+            else:
+                # From the opening parenthesis to the closing brace.
+                assert call - 2 <= frame.location.line <= call + 1, sample
+            inlined += frame.inlined
+            expected = {"first": "second", "second": "third"}.get(expected, "first")
+    assert early <= len(recording.samples) // 20
+    # The collector may be moving the source when the first stacks are read.
+    assert lost <= recording.resolver.js_frames // 50
+    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+    tiers = {frame.tier for sample in recording.samples for frame in sample.stack.frames}
+    unoptimized = Tier.BASELINE if has_crankshaft else Tier.INTERPRETED
+    if optimizes:
+        assert Tier.OPTIMIZED in tiers
+        assert inlined
+    elif version != "7.10.1":
+        # There, --nocrankshaft gives way to TurboFan.
+        assert Tier.OPTIMIZED not in tiers
+        assert unoptimized in tiers
+        assert unplaced <= len(recording.samples) // 5
+
+
+def wait_sleeping(pid: int) -> None:
+    """Wait until a process has been asleep for ten looks in a row."""
+    deadline = time.monotonic() + running.TIMEOUT_S
+    looks = 0
+    while looks < 10:
+        assert time.monotonic() < deadline
+        looks = looks + 1 if running.thread_state(pid) == "S" else 0
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.LEGACY))
+def test_an_idle_process_is_read_where_it_sleeps(version: str) -> None:
+    with nodes.running(version, running.IDLE) as target:
+        wait_sleeping(target.pid)
+        recording = record(target.pid, 3, idle=True, rate_hz=20)
+    for sample in recording.samples:
+        names = [frame.name for frame in sample.stack.frames]
+        assert sample.state is ThreadState.SLEEPING
+        assert sample.stack.truncated is None
+        assert names[0] == "_start"
+        assert "uv_run" in names
+        assert not any(frame.kind in SCRIPT_KINDS for frame in sample.stack.frames)
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.LEGACY))
+def test_garbage_collection_is_seen(version: str) -> None:
+    program = "console.log('ready'); for (;;) gc();"
+    with nodes.running(version, program, flags=["--expose-gc"]) as target:
+        recording = record(target.pid, 20)
+    states = [sample.vm_state for sample in recording.samples]
+    assert states.count(VmState.GC) >= 12
+    assert all(sample.stack.truncated is None for sample in recording.samples)
+
+
+DEEP = """
+function down(depth) {
+  if (depth === 0) {
+    console.log('ready');
+    for (var x = 0; ; ) x = (x * 31 + 1) | 0;
+  }
+  return down(depth - 1) + 1;
+}
+down(5000);
+"""
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.LEGACY))
+def test_deep_stacks_are_whole(version: str) -> None:
+    with nodes.running(version, DEEP, flags=["--stack-size=4000"]) as target:
+        recording = record(target.pid, 3, rate_hz=20)
+    for sample in recording.samples:
+        names = [frame.name for frame in sample.stack.frames]
+        assert names.count("down") == 5001
+        assert names[0] == "_start"
+    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+
+
+CHURN = """
+function churn(depth) {
+  var local = { depth: depth, list: [depth, depth + 1] };
+  var closure = function closure(n) {
+    return n === 0 ? local.list.slice() : churn(n - 1).concat(local.depth);
+  };
+  return closure(depth);
+}
+function rest() {
+  var end = Date.now() + 20;
+  while (Date.now() < end) churn(9);
+  setImmediate(rest);
+}
+console.log('ready');
+rest();
+"""
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.LEGACY))
+def test_young_closures_keep_their_names(version: str) -> None:
+    """Every call is of a closure that was just made, and the collector moves them all the time."""
+    with nodes.running(version, CHURN) as target:
+        recording = record(target.pid, 150, rate_hz=200)
+    resolver = recording.resolver
+    assert resolver.js_frames_named >= 0.99 * resolver.js_frames
+    whole = sum(sample.stack.truncated is None for sample in recording.samples)
+    assert whole >= 0.99 * len(recording.samples)
+    for sample in recording.samples:
+        names = [
+            frame.name
+            for frame in sample.stack.frames
+            if frame.location and frame.location.url.endswith("program.js")
+        ]
+        if "rest" in names:
+            chain = names[names.index("rest") + 1 :]
+            assert set(chain) <= {"churn", "closure"}, sample
+            known = [name for name in chain if name]
+            pairs = pairwise(known)
+            unknown = any(frame.kind is FrameKind.UNKNOWN for frame in sample.stack.frames)
+            assert unknown or all(first != second for first, second in pairs), sample
