@@ -33,6 +33,8 @@ class Stat(NamedTuple):
     parent: int
     start_ticks: int
     """Clock ticks since boot."""
+    start_stack: int = 0
+    """rsp when the program began; 0 or 1 if we may not know it."""
 
 
 class Status(NamedTuple):
@@ -88,6 +90,7 @@ def decode_stat(data: bytes) -> Stat:
         state=fields[0] if fields else "?",
         parent=_integer(fields[1]) if len(fields) > 1 else 0,
         start_ticks=_integer(fields[19]) if len(fields) > 19 else 0,
+        start_stack=_integer(fields[25]) if len(fields) > 25 else 0,
     )
 
 

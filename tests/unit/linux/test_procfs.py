@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jsspy.errors import ProcessExited
 from jsspy.linux import procfs
 
-STAT = b"4121 (%s) R 17 4121 4121 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 11 0 987654 1 2 3\n"
+STAT = b"4121 (%s) R 17 4121 4121 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 11 0 987654 1 2 3 4 5 777 8\n"
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ STAT = b"4121 (%s) R 17 4121 4121 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 11 0 987654 
 )
 def test_stat_of_a_process_with_any_name(name: bytes) -> None:
     stat = procfs.decode_stat(STAT % name)
-    assert stat == (4121, name.decode(), "R", 17, 987654)
+    assert stat == (4121, name.decode(), "R", 17, 987654, 777)
 
 
 @given(st.binary(max_size=400))
