@@ -426,7 +426,7 @@ class LegacyCodeReader:
         address = array - 1 + objects.fixed_array_data + 8 * index
         word = heap.read_word(address)
         code.guards[address] = word.to_bytes(8, "little")
-        if heap.instance_type(word) == types.js_function:
+        if heap.is_js_function(word):
             word = heap.read_field(word, objects.js_function_shared)
         if heap.instance_type(word) != types.shared_function_info:
             raise MalformedData("deoptimization data", f"literal {index} is not a function")
