@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jsspy.cli.annotate import annotate_command
+from jsspy.cli.main import jsspy
 from jsspy.errors import JsspyError, MalformedData
 
 PID = 4_194_400
@@ -30,8 +30,8 @@ MAP = "7f0000001000 1000 JS:*hot /app/busy.js:3:13\n"
 
 def run(*arguments: str | Path, stdin: str = "") -> Result:
     return CliRunner().invoke(
-        annotate_command,
-        list(map(str, arguments)),
+        jsspy,
+        ["annotate", *map(str, arguments)],
         input=stdin,
         standalone_mode=False,
         catch_exceptions=False,

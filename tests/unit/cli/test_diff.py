@@ -9,7 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from jsspy.cli.diff import EXIT_FOUND, diff_command
+from jsspy.cli.diff import EXIT_FOUND
+from jsspy.cli.main import jsspy
 from jsspy.formats import FORMATS
 from jsspy.model.profile import Profile
 from jsspy.model.stack import Frame
@@ -32,7 +33,7 @@ def saved(path: Path, profile: Profile, form: str = "folded") -> Path:
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(
-        diff_command, list(map(str, arguments)), standalone_mode=False, catch_exceptions=False
+        jsspy, ["diff", *map(str, arguments)], standalone_mode=False, catch_exceptions=False
     )
 
 

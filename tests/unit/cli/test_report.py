@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jsspy.cli.report import report_command
+from jsspy.cli.main import jsspy
 from jsspy.errors import JsspyError, NoSamples
 from jsspy.formats import FORMATS, load_profile
 from jsspy.model.profile import Profile
@@ -28,7 +28,7 @@ def saved(path: Path, profile: Profile, form: str = "jsspy") -> Path:
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(
-        report_command, list(map(str, arguments)), standalone_mode=False, catch_exceptions=False
+        jsspy, ["report", *map(str, arguments)], standalone_mode=False, catch_exceptions=False
     )
 
 
@@ -132,6 +132,6 @@ def test_any_input_to_any_output(form: str, tmp_path: Path) -> None:
 
 
 def test_a_bad_pattern_is_a_usage_error(recording: Path) -> None:
-    result = CliRunner().invoke(report_command, [str(recording), "--include", "("])
+    result = CliRunner().invoke(jsspy, ["report", str(recording), "--include", "("])
     assert result.exit_code == 2
     assert "no regular expression" in result.output
