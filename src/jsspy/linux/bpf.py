@@ -230,7 +230,8 @@ class Object:
         self.data: dict[str, bytes] = {}
         try:
             self.programs = self._parse()
-        except struct.error as err:
+        except (struct.error, OverflowError) as err:
+            # The second is struct's answer to an offset beyond any file.
             raise MalformedData(self._where, "the file is cut off") from err
 
     def _parse(self) -> dict[str, tuple[bytes, list[tuple[int, str]]]]:
