@@ -125,6 +125,8 @@ class ChainSymbolizer:
         self._bridges: dict[tuple[int, bytes], tuple[int, Frames]] = {}
         self._leaves: dict[tuple[int, ...], _Answer] = {}
         self._exits: dict[bytes, _Answer] = {}
+        self._natives: dict[int, tuple[int, Frame]] = {}
+        """By pc and whether it is a return address: the generation of the mappings, and a frame."""
         self._functions: dict[int, SharedFunctionInfo] = {}
         self._codes: dict[int, CodeObject] = {}
         """What was the same as before at `_read_ns`, by address and by start."""
@@ -216,9 +218,8 @@ class ChainSymbolizer:
         stack = self._unwind_leaf(chain)
         if stack is None:
             return None
-        if stack[-1].words[0] not in self._types or not all(
-            self._code.find(raw[0]).region is Region.NATIVE for raw in stack[:-1]
-        ):
+        frames = self._native_frames(stack[:-1])
+        if frames is None or stack[-1].words[0] not in self._types:
             answer = self._symbolize(stack, _newest(chain), chain.registers)
             self._js.js_frames += answer.js_frames
             self._js.js_frames_named += answer.named
@@ -237,9 +238,23 @@ class ChainSymbolizer:
             )
             _make_room(self._exits)
             self._exits[row] = answer
-        native = self._native.frame
-        frames = [native(raw[0], is_return_address=raw[1]) or UNKNOWN for raw in stack[:-1]]
         return (*frames, *answer.frames), answer.in_callback
+
+    def _native_frames(self, stack: Sequence[RawFrame]) -> list[Frame] | None:
+        """Name frames of native code; None if one is not native."""
+        code, known = self._code, self._natives
+        frames = []
+        for raw in stack:
+            key = raw[0] << 1 | raw[1]
+            found = known.get(key)
+            if found is None or found[0] != code.native_generation:
+                if code.find(raw[0]).region is not Region.NATIVE:
+                    return None
+                frame = self._native.frame(raw[0], is_return_address=raw[1]) or UNKNOWN
+                _make_room(known)
+                found = known[key] = (code.native_generation, frame)
+            frames.append(found[1])
+        return frames
 
     def _unwind_leaf(self, chain: FrameChain) -> list[RawFrame] | None:
         """Return the physical frames up to the newest of V8's; None if that is not clear."""
@@ -272,7 +287,7 @@ class ChainSymbolizer:
         if (
             base is not None
             and base.pieces == pieces
-            and base.generation == self._code.generation
+            and base.generation == self._code.native_generation
             and self._check(base.stretches, time_ns)
         ):
             return base
@@ -287,7 +302,7 @@ class ChainSymbolizer:
     ) -> _Base | None:
         """Name what lies beyond the newest frame, stretch by stretch."""
         fps = [slots[0] for slots in SLOTS.iter_unpack(chain.slots)]
-        base = _Base(pieces, self._code.generation)
+        base = _Base(pieces, self._code.native_generation)
         frames: list[Frame] = []
         first = 1
         for index, (address, data) in enumerate(pieces):
@@ -312,7 +327,7 @@ class ChainSymbolizer:
         if first != len(fps):
             return None
         base.frames = tuple(frames)
-        base.generation = self._code.generation
+        base.generation = self._code.native_generation
         return base
 
     def _name_stretch(
@@ -338,7 +353,7 @@ class ChainSymbolizer:
         """Name native code from an entry frame to the next exit frame or the thread's start."""
         key = (address, data)
         known = self._bridges.get(key)
-        if known is not None and known[0] == self._code.generation:
+        if known is not None and known[0] == self._code.native_generation:
             return known[1]
         snapshot = StackSnapshot(chain.registers, Address(address), data, chain.isolate, b"", {})
         stack, truncation = self._unwinder.unwind_above(snapshot, address + _ENTRY_BYTES)
@@ -356,7 +371,7 @@ class ChainSymbolizer:
             frames.append(native(raw.pc, is_return_address=raw.is_return_address) or UNKNOWN)
         named = tuple(frames)
         _make_room(self._bridges)
-        self._bridges[key] = self._code.generation, named
+        self._bridges[key] = self._code.native_generation, named
         return named
 
     # What still holds

@@ -90,6 +90,9 @@ class CodeMap:
         self._next_refresh = 0.0
         self.generation = 0
         """Changes whenever an answer of `find` may have changed."""
+        self.native_generation = 0
+        """Changes whenever what is native or a builtin has changed."""
+        self._natives: list[tuple[int, int, int, Mapping | None]] = []
         self._copies: dict[tuple[int, int], int] = {}
         self._refresh(again=False)
         # What the target read when it was opened may be older than its libraries.
@@ -136,6 +139,14 @@ class CodeMap:
         space = self._target.address_space(refresh=again)
         self._areas = [area for mapping in space.mappings for area in self._cut(mapping)]
         self._starts = [area.start for area in self._areas]
+        natives = [
+            (area.start, area.end, area.bias, area.mapping)
+            for area in self._areas
+            if area.region in (Region.NATIVE, Region.BUILTINS)
+        ]
+        if natives != self._natives:
+            self._natives = natives
+            self.native_generation += 1
         self._pages.clear()
 
     def _cut(self, mapping: Mapping) -> Iterator[CodeArea]:
