@@ -59,8 +59,11 @@ MAX_LINE_ENDS = 1 << 22
 _SOURCE_ATTEMPTS = 10
 """The GC may move a source while it is read; a source that fails as often is not there."""
 
+_SOURCE_AT_ONCE = 3
+"""Attempts without a wait: one string is moved in a moment."""
+
 _SOURCE_WAIT_S = 0.01
-"""After the first failure; each wait is twice the one before. Ten take 10 seconds."""
+"""Of the attempts after those; each wait is twice the one before, 1.3 seconds at last."""
 
 _SCOPE_SLOTS = 24
 """Slots of a ScopeInfo read at first: enough for functions with up to 8 captured variables."""
@@ -247,8 +250,9 @@ class Script:
         if self._attempts >= _SOURCE_ATTEMPTS or now < self._next_attempt:
             return None
         # All frames of a stack ask at once, and what is moving the source takes a while.
-        self._next_attempt = now + _SOURCE_WAIT_S * 2**self._attempts
         self._attempts += 1
+        if self._attempts >= _SOURCE_AT_ONCE:
+            self._next_attempt = now + _SOURCE_WAIT_S * 2 ** (self._attempts - _SOURCE_AT_ONCE)
         heap = self._heap
         try:
             word = self._read_field(heap.layout.objects.script_line_ends)
