@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import nodes
 from jsspy.engines.base import Engine
 from jsspy.engines.ptrace import PtraceEngine
-from jsspy.model.sample import Sample
+from jsspy.model.sample import LossReason, RawSample, Sample
 from jsspy.resolve import Resolver
 from jsspy.target.process import Target
 from jsspy.v8.isolates import find_threads
@@ -46,6 +46,7 @@ def record(
     rate_hz: float = 300,
     known: bool = True,
     engine: Engine | None = None,
+    at_once: bool = False,
 ) -> Recording:
     """Take and resolve at least `count` samples of a process.
 
@@ -56,6 +57,8 @@ def record(
         rate_hz: How often.
         known: Use what is known of its V8.
         engine: With what; without one by ptrace, at `rate_hz`.
+        at_once: Resolve samples as they come, and not after the last one. V8 before 7.1 moves
+            functions; later versions only move sources while a program begins.
     """
     target = Target.open(pid)
     try:
@@ -63,18 +66,19 @@ def record(
         assert v8 is not None
         layout: Layout = load_layout(v8.elf)
         resolver = Resolver(target, v8, layout if known else None)
-        taken = 0
-        samples: list[Sample] = []
+        raws: list[RawSample] = []
+        results: list[Sample | LossReason] = []
         deadline = time.monotonic() + TIMEOUT_S
         with engine or PtraceEngine(rate_hz, idle=idle) as sampling:
             sampling.set_target(target, make_plan(layout), find_threads(target, v8, layout))
             for batch in sampling.samples():
-                # At once, as the recorder does: what a sample names moves away before long.
-                results = [resolver.resolve(raw) for raw in batch]
-                samples += [result for result in results if isinstance(result, Sample)]
-                taken += len(batch)
-                if taken >= count or time.monotonic() > deadline:
+                raws += batch
+                if at_once:
+                    results += [resolver.resolve(raw) for raw in batch]
+                if len(raws) >= count or time.monotonic() > deadline:
                     break
+        results += [resolver.resolve(raw) for raw in raws[len(results) :]]
+        samples = [result for result in results if isinstance(result, Sample)]
         assert len(samples) >= count, f"{len(samples)} of {count} samples"
         return Recording(samples, resolver)
     finally:

@@ -117,7 +117,7 @@ def record_sites(version: str, scenario: str, leaf: str) -> tuple[Recording, lis
     with nodes.running(version, program, scenario, leaf, wait=False) as target:
         sites: list[Site] = [tuple(site) for site in json.loads(target.line())]
         target.wait_ready()
-        return record(target.pid, 30), sites
+        return record(target.pid, 30, at_once=True), sites
 
 
 @pytest.mark.parametrize(("scenario", "leaf"), SCENARIOS)
@@ -179,7 +179,7 @@ def test_calls_and_returns_in_every_tier(version: str, optimizes: bool) -> None:
     with nodes.running(version, program, flags=flags, wait=False) as target:
         lines: dict[str, list[int]] = json.loads(target.line())
         target.wait_ready()
-        recording = record(target.pid, 150, rate_hz=200)
+        recording = record(target.pid, 150, rate_hz=200, at_once=True)
     unplaced = inlined = early = lost = 0
     for sample in recording.samples:
         assert sample.stack.truncated is None, sample
@@ -303,7 +303,7 @@ rest();
 def test_young_closures_keep_their_names(version: str) -> None:
     """Every call is of a closure that was just made, and the collector moves them all the time."""
     with nodes.running(version, CHURN) as target:
-        recording = record(target.pid, 150, rate_hz=200)
+        recording = record(target.pid, 150, rate_hz=200, at_once=True)
     resolver = recording.resolver
     assert resolver.js_frames_named >= 0.99 * resolver.js_frames
     whole = sum(sample.stack.truncated is None for sample in recording.samples)
