@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more of what else runs here than of our code.
+settings.register_profile("jsspy", deadline=None)
+settings.load_profile("jsspy")
 
 
 @pytest.fixture(autouse=True)

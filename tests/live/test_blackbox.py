@@ -15,6 +15,8 @@ from jsspy.target.process import Target
 from running import BUSY, IDLE
 from serving import serving
 
+pytestmark = pytest.mark.soak
+
 VERSION = nodes.selected(("22.23.3",))
 
 BLOCKING = """

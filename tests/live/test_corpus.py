@@ -28,7 +28,7 @@ import pytest
 import nodes
 from jsspy.engines import ENGINES
 from jsspy.model.profile import Profile
-from jsspy.model.stack import Frame, FrameKind
+from jsspy.model.stack import Frame, FrameKind, Truncation
 from jsspy.recorder import Recorder
 from recorded import require
 from truth import SCRIPT_KINDS, Site, difference
@@ -269,7 +269,10 @@ def is_spin(frame: Frame) -> bool:
     )
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param(name, marks=() if name == "ptrace" else pytest.mark.soak) for name in ENGINES],
+)
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("version", nodes.selected(VERSIONS))
 def test_every_stack_is_a_true_one(version: str, program: str, engine: str, tmp_path: Path) -> None:
@@ -279,8 +282,14 @@ def test_every_stack_is_a_true_one(version: str, program: str, engine: str, tmp_
     cases = table(program, major)
     recorded = record(version, program, engine, list(cases), tmp_path / "stops.jsonl")
     profile = recorded.profile
-    seen, wrong = set(), []
+    seen, wrong, cut = set(), [], 0
     for index in range(len(profile)):
+        if profile.truncated.get(index) is Truncation.STACK_TOO_LARGE:
+            # Larger than a record of the engine; it says so.
+            stop = recorded.stop_at(profile.time_ns[index])
+            seen.add(stop.title if stop is not None else "")
+            cut += 1
+            continue
         title, fault = judge(recorded, cases, index)
         seen.add(title)
         if fault:
@@ -289,4 +298,6 @@ def test_every_stack_is_a_true_one(version: str, program: str, engine: str, tmp_
     assert seen >= set(cases)
     stats = profile.stats
     assert stats.js_frames_named >= LEAST_NAMED * stats.js_frames
-    assert len(profile) - len(profile.truncated) >= LEAST_WHOLE * len(profile), stats.truncated
+    assert not cut or engine == "perf"
+    whole = len(profile) - len(profile.truncated)
+    assert whole >= LEAST_WHOLE * (len(profile) - cut), stats.truncated

@@ -35,6 +35,8 @@ from recorded import record, require
 from running import environment
 from truth import Site, difference
 
+pytestmark = pytest.mark.soak
+
 LATEST = "22.23.3"
 NATIVE_LEAVES = ("json", "crypto", "zlib", "fs", "gc")
 SCENARIOS = (

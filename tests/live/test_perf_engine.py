@@ -25,6 +25,8 @@ from recorded import record, require
 from running import AS_NOBODY, BUSY, environment
 from truth import Site, difference
 
+pytestmark = pytest.mark.soak
+
 LATEST = "22.23.3"
 SCENARIOS = (
     *(("plain", leaf) for leaf in ("js", "json", "zlib", "fs", "regexp", "gc", "strings")),

@@ -21,6 +21,8 @@ from jsspy.model.profile import Profile
 from jsspy.recorder import Recorder
 from selftime import distance
 
+pytestmark = pytest.mark.soak
+
 PROGRAMS = nodes.TARGETS / "programs"
 VERSIONS = tuple(version for version in nodes.MODERN if int(version.split(".")[0]) >= 16)
 

@@ -24,6 +24,8 @@ from jsspy.model.profile import Profile
 from running import AS_NOBODY, BUSY, IDLE, jsspy
 from serving import Server, serving
 
+pytestmark = pytest.mark.soak
+
 VERSIONS = nodes.selected(("6.17.1", "12.22.12", "18.20.8", "24.15.0"))
 VERSION = nodes.selected(("22.23.3",))
 ANY_PORT = ("--port", "0")

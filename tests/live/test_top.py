@@ -20,6 +20,8 @@ import nodes
 from jsspy.formats import load_profile
 from running import BUSY, IDLE, environment, jsspy, starting, thread_state
 
+pytestmark = pytest.mark.soak
+
 VERSIONS = nodes.selected(("18.20.8", "24.15.0"))
 VERSION = nodes.selected(("22.23.3",))
 

@@ -14,6 +14,8 @@ from jsspy.model.sample import ThreadState, VmState
 from jsspy.model.stack import FrameKind
 from jsspy.recorder import Recorder
 
+pytestmark = pytest.mark.soak
+
 TURN_MS = 1500
 MOST_TURNS = 6
 LEAST_SAMPLES = 300
