@@ -333,12 +333,15 @@ class ElfFile:
             words = struct.Struct("<IBBHQQ")
             names = self._pread(table.names_offset, table.names_size, "string table")
             find, fullmatch = names.find, pattern.fullmatch
-            # Names are not split at their terminators: linkers store a name that ends another
-            # one inside of that one.
+            # One call a symbol, then a second look at what it let through: a pattern may have
+            # run over the terminator. Names are not split at their terminators beforehand:
+            # linkers store a name that ends another one inside of that one.
+            match = re.compile(b"(?:" + pattern.pattern + b")\0", pattern.flags).match
             hits = [
                 index
                 for index, start in enumerate(memoryview(table.data).cast("I")[::6])
-                if fullmatch(names, start, find(b"\0", start, start + MAX_NAME))
+                if match(names, start)
+                and fullmatch(names, start, find(b"\0", start, start + MAX_NAME))
             ]
             local: dict[str, Symbol] = {}
             globals_: dict[str, Symbol] = {}
