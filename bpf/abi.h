@@ -12,7 +12,7 @@ typedef unsigned int u32;
 typedef int s32;
 typedef unsigned long long u64;
 
-#define MAX_FRAMES 2100 /* rows per record */
+#define MAX_FRAMES 2400 /* rows per record */
 #define MAX_PIECES 32 /* raw copies per record: the leaf and 31 bridges between C++ and V8 */
 #define MAX_PIECE_BYTES 32768 /* per raw copy */
 #define MAX_KERNEL_FRAMES 127
@@ -94,7 +94,7 @@ struct piece {
 _Static_assert(sizeof(struct piece) == 16, "struct piece");
 
 /* Value of the array `scratch`, one per CPU: the record that is being made, and the walk. */
-#define DATA_BYTES 229376 /* start of the last piece; rows and slots take 151,200 */
+#define DATA_BYTES 262144 /* start of the last piece; rows and slots take 172,800 */
 #define PAGE_BYTES 4096
 struct scratch {
 	struct header header;
@@ -113,7 +113,7 @@ struct scratch {
 	u32 crossed;
 	u32 in_kernel;
 };
-_Static_assert(sizeof(struct scratch) == 856 + 266256 + 100800 + 72 + 40 + 512 + 16 + 8, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 856 + 299024 + 115200 + 72 + 40 + 512 + 16 + 8, "struct scratch");
 
 /* Indexes of the program array `steps`. */
 #define STEP_WALK 0u

@@ -25,7 +25,7 @@
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static __attribute__((always_inline)) inline
 
-#define STEPS 70 /* frames per tail call; at least 32 calls are allowed, `finish` is one */
+#define STEPS 80 /* frames per tail call; at least 32 calls are allowed, `finish` is one */
 #define MIN_LEAF_BYTES 1024 /* of a leaf that is C called by V8 without an exit frame */
 #define ENTRY_BYTES 128 /* below the fp of an entry frame: its slots, with room to spare */
 

@@ -55,6 +55,10 @@ ROUNDS = 6
 END_SLACK_NS = 5_000_000
 """A thread is stopped some time after the time that its sample has; it may have gone on."""
 
+MOST_LATE = 0.02
+"""Engines that stop nothing read code up to 0.2 s after the sample. What was thrown away meanwhile
+takes the functions that were inlined into it along, or the function's own name."""
+
 LEAST_NAMED = 0.999
 LEAST_WHOLE = 0.995
 
@@ -294,10 +298,13 @@ def test_every_stack_is_a_true_one(version: str, program: str, engine: str, tmp_
         seen.add(title)
         if fault:
             wrong.append(f"{title}: {fault}: {shown(profile.stack_frames(profile.stack[index]))}")
-    assert not wrong, f"{len(wrong)} of {len(profile)}\n" + "\n".join(sorted(set(wrong))[:40])
+    allowed = 0 if engine == "ptrace" else 1 + MOST_LATE * len(profile)
+    assert len(wrong) <= allowed, f"{len(wrong)} of {len(profile)}\n" + "\n".join(
+        sorted(set(wrong))[:40]
+    )
     assert seen >= set(cases)
     stats = profile.stats
-    assert stats.js_frames_named >= LEAST_NAMED * stats.js_frames
+    assert stats.js_frames_named >= (LEAST_NAMED - allowed / len(profile)) * stats.js_frames
     assert not cut or engine == "perf"
     whole = len(profile) - len(profile.truncated)
-    assert whole >= LEAST_WHOLE * (len(profile) - cut), stats.truncated
+    assert whole >= LEAST_WHOLE * (len(profile) - cut) - (engine != "ptrace"), stats.truncated

@@ -193,7 +193,7 @@ def test_two_thousand_frames_are_walked_and_more_are_truncated() -> None:
     }}
     down({depth});
     """
-    for depth, whole in ((1500, True), (5000, False)):
+    for depth, whole in ((2200, True), (5000, False)):
         flags = ["--stack-size=7000"]
         with nodes.running(LATEST, source.format(depth=depth), flags=flags) as process:
             require(EbpfEngine, process.pid)
@@ -205,7 +205,7 @@ def test_two_thousand_frames_are_walked_and_more_are_truncated() -> None:
                 assert names[0] == "_start"
                 assert sample.stack.truncated is None
             else:
-                assert names.count("down") >= 2000
+                assert names.count("down") >= 2300
                 assert sample.stack.truncated is Truncation.TOO_DEEP
 
 

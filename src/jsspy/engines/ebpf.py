@@ -6,7 +6,7 @@ a thread that sleeps has no ticks.
 
 Each thread has a perf event (software clock of the task) with the program of `bpf/walk.bpf.c`
 attached to it by a link, whose cookie says which thread it is; so pid namespaces do not matter.
-The program writes one record per sample into a ring, which is read 5 to 10 times a second. All of
+The program writes one record per sample into a ring, which is read 5 to 20 times a second. All of
 it hangs on file descriptors of ours: when we are killed nothing is left behind.
 
 `bpf/abi.h` describes the maps and records; the structures here are the same in Python.
@@ -42,7 +42,7 @@ from jsspy.target.process import Target
 OBJECT: Final = Path(__file__).with_name("walk.bpf.o")
 """Compiled from bpf/walk.bpf.c when the package is built."""
 
-MIN_POLL_S, MAX_POLL_S = 0.1, 0.2
+MIN_POLL_S, MAX_POLL_S = 0.05, 0.2
 """How often the ring is read. What a stack names should be looked at before the GC compacts: the
 functions of 0 of 1000 frames had moved after 0.2 s."""
 
@@ -67,7 +67,7 @@ MAX_ISOLATE_BYTES: Final = 256
 RED_ZONE_BYTES: Final = 128
 WINDOW_BYTES: Final = 72
 WINDOW_BELOW: Final = 40
-SCRATCH_BYTES: Final = 368_560
+SCRATCH_BYTES: Final = 415_728
 PLAN: Final = struct.Struct("<4Q3Q2I2I4i4i5III2iI")
 THREAD: Final = struct.Struct("<2QII")
 HEADER: Final = struct.Struct(f"<Q6I21Q2Q{2 * MAX_ISOLATE_BYTES}s{RED_ZONE_BYTES}s")
