@@ -33,8 +33,11 @@ def folded(data: bytes) -> Counter[str]:
 def test_flamegraph_takes_every_line(name: str, make: object) -> None:
     assert callable(make)
     profile: Profile = make()
-    options = ["--flamechart"] if name == "folded-time" else ["--color=js", "--hash"]
     script = flamegraph("flamegraph.pl")
+    options = ["--color=js", "--hash"]
+    # Debian's copy is older than --flamechart, and reads the same lines.
+    if name == "folded-time" and "--flamechart" in Path(script).read_text(encoding="utf-8"):
+        options = ["--flamechart"]
     result = run("perl", script, *options, stdin=written(FORMATS[name], profile))
     complaints = result.stderr.decode().splitlines()
     assert not [line for line in complaints if not line.startswith("Stack count is low")]

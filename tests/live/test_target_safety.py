@@ -350,6 +350,15 @@ def test_an_exception_in_the_block_lets_the_thread_run() -> None:
         Ticker(process).assert_ticks()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Take Ctrl-C as Python does by default: a shell may have started us with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_waits_until_the_thread_runs() -> None:
     with nodes.running(VERSION, TICKER) as process:
         reached_the_end = False
