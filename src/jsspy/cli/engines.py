@@ -1,4 +1,4 @@
-"""`--engine`: which engine samples."""
+"""`--engine` and `--rate`: what samples, and how often."""
 
 from __future__ import annotations
 
@@ -15,6 +15,23 @@ from jsspy.errors import EngineUnavailable
 from jsspy.target.process import Target
 
 NAMES = ("ptrace", "ebpf", "perf", "auto")
+
+DEFAULT_RATE_HZ = 99
+"""Not 100: samples must not march in step with timers of 10 ms."""
+
+
+def rate_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--rate` to a command."""
+    return click.option(
+        "-r",
+        "--rate",
+        "rate_hz",
+        type=click.IntRange(1, 1000),
+        default=DEFAULT_RATE_HZ,
+        show_default=True,
+        metavar="HZ",
+        help="Samples per second and thread.",
+    )(command)
 
 
 def engine_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import time
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import engine_option, make_engine
+from jsspy.cli.engines import engine_option, make_engine, rate_option
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.outputs import choose_format, default_file_name, output_options
 from jsspy.cli.progress import Progress, make_progress
@@ -29,9 +29,6 @@ from jsspy.target.process import Target
 EXIT_TARGET_ENDED = 6
 _WITH_SOURCES = {"html", "jsspy"}
 """Formats that keep source lines."""
-
-DEFAULT_RATE_HZ = 99
-"""Not 100: samples must not march in step with timers of 10 ms."""
 
 
 def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> float | None:
@@ -64,16 +61,7 @@ def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> fl
     metavar="SECONDS",
     help="How long to sample. Unlimited is until Ctrl-C, or until the process ends.",
 )
-@click.option(
-    "-r",
-    "--rate",
-    "rate_hz",
-    type=click.IntRange(1, 1000),
-    default=DEFAULT_RATE_HZ,
-    show_default=True,
-    metavar="HZ",
-    help="Samples per second and thread.",
-)
+@rate_option
 @engine_option
 @output_options
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")

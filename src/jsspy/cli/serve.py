@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import click
 
 from jsspy.cli import output
+from jsspy.cli.engines import rate_option
 from jsspy.cli.interrupts import reaches_our_group
 from jsspy.cli.pushing import make_pushing, push_options
 from jsspy.cli.secrets import read_secret
@@ -27,7 +28,7 @@ from jsspy.errors import JsspyError
 from jsspy.exporters.push import PushCollector
 from jsspy.server.app import App, Options
 from jsspy.server.blackbox import BlackBox, Triggers
-from jsspy.server.collector import DEFAULT_RATE_HZ, Collector, Ended, Sampling
+from jsspy.server.collector import Collector, Ended, Sampling
 from jsspy.server.web import load_tls, open_socket, serving, url_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -113,16 +114,7 @@ def http_options(function: _Function) -> _Function:
     help="Every node process whose command line this regular expression is found in, new ones too.",
 )
 @click.option("--all", "everyone", is_flag=True, help="Every node process, new ones too.")
-@click.option(
-    "-r",
-    "--rate",
-    "rate_hz",
-    type=click.IntRange(1, 1000),
-    default=DEFAULT_RATE_HZ,
-    show_default=True,
-    metavar="HZ",
-    help="Samples per second and thread.",
-)
+@rate_option
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
 @click.option(
     "--ring",

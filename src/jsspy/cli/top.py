@@ -20,10 +20,11 @@ from pathlib import Path
 import click
 
 from jsspy.cli import output
+from jsspy.cli.engines import rate_option
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.live_text import Update
 from jsspy.cli.pipe import Receiver, Sender
-from jsspy.cli.record import DEFAULT_RATE_HZ, EXIT_TARGET_ENDED, parse_duration
+from jsspy.cli.record import EXIT_TARGET_ENDED, parse_duration
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
 from jsspy.engines.ptrace import PtraceEngine
@@ -56,16 +57,7 @@ _NICE = 5
     metavar="SECONDS",
     help="How long to sample. Unlimited is until q or Ctrl-C, or until the process ends.",
 )
-@click.option(
-    "-r",
-    "--rate",
-    "rate_hz",
-    type=click.IntRange(1, 1000),
-    default=DEFAULT_RATE_HZ,
-    show_default=True,
-    metavar="HZ",
-    help="Samples per second and thread.",
-)
+@rate_option
 @click.option(
     "--delay",
     "delay_s",
