@@ -23,7 +23,7 @@ help: ## list what can be done
 example: $(VENV)/installed ## profile the bundled example application and say where the flame graph is
 	@sh examples/run.sh $(BIN)/jsspy
 
-test: check nodes consumers-installed programs-installed perf-installed browser-installed ## all tests, on every node version
+test: check docs nodes shells-installed consumers-installed programs-installed perf-installed browser-installed ## all tests, on every node version
 	$(BIN)/pytest -q $(BESIDE) -m "not quiet and not soak" $(REAL) || \
 	  $(BIN)/pytest -q $(AGAIN) -m "not quiet and not soak" $(REAL)
 	$(BIN)/pytest -q -m "quiet and not soak" tests/live || \
@@ -74,17 +74,21 @@ format: $(VENV)/developing ## format the sources
 clean: ## remove everything that make made
 	rm -rf $(VENV) $(CACHE) build dist
 
-.PHONY: consumers-installed browser-installed
-consumers-installed: $(CACHE)/consumers/installed nytprof-installed
+# PROGRAM:PACKAGE of the distribution, for what is not there yet; only root can install it.
+define from_distribution
+@wanted=$$(for pair in $(1); do command -v $${pair%:*} >/dev/null || echo $${pair#*:}; done); \
+  [ -z "$$wanted" ] || [ "$$(id -u)" != 0 ] || { apt-get update -qq && \
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$wanted >/dev/null; }
+endef
 
-# It carries flamegraph.pl; no package of Debian, npm or PyPI carries FlameGraph's other scripts.
-.PHONY: nytprof-installed
-nytprof-installed:
-	@[ -n "$$JSSPY_FLAMEGRAPH" ] || [ -e /usr/share/perl5/Devel/NYTProf/flamegraph.pl ] || \
-	  [ "$$(id -u)" != 0 ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	  apt-get install -y -qq --no-install-recommends libdevel-nytprof-perl >/dev/null; }
-	@command -v prometheus >/dev/null || [ "$$(id -u)" != 0 ] || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; }
+# FlameGraph's other scripts are in no package of Debian, npm or PyPI.
+.PHONY: consumers-installed browser-installed shells-installed
+consumers-installed: $(CACHE)/consumers/installed
+	$(call from_distribution,/usr/share/perl5/Devel/NYTProf/flamegraph.pl:libdevel-nytprof-perl \
+	  prometheus:prometheus go:golang-go)
+
+shells-installed:
+	$(call from_distribution,zsh:zsh fish:fish)
 
 $(CACHE)/consumers/installed: tests/consumers/package.json
 	mkdir -p $(CACHE)/consumers
@@ -101,14 +105,11 @@ $(CACHE)/programs/installed: tests/programs/package.json
 	cd $(CACHE)/programs && npm install --silent --no-audit --no-fund --no-package-lock
 	touch $@
 
-# perf, Chromium and tmux come from the distribution; only root can install them.
 perf-installed:
-	@command -v perf >/dev/null || [ "$$(id -u)" != 0 ] || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends linux-perf >/dev/null; }
+	$(call from_distribution,perf:linux-perf)
 
 browser-installed:
-	@{ command -v chromium && command -v tmux; } >/dev/null || [ "$$(id -u)" != 0 ] || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium tmux >/dev/null; }
+	$(call from_distribution,chromium:chromium tmux:tmux)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -282,7 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[5_000, 20_000, 200_000])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--speedscope", type=Path)
+    parser.add_argument("--speedscope", type=lambda text: Path(text).resolve())
     options = parser.parse_args()
     head = ("viewer", "nodes", "file MB", "made s", "first s", "its task", "zoom s", "search s",
             "fps", "max task", "heap MB", "buffers", "DOM", "RSS MB")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,14 @@ def flamegraph(script: str) -> Path:
     if script == "flamegraph.pl":
         nodes.missing("flamegraph.pl: set JSSPY_FLAMEGRAPH, or install libdevel-nytprof-perl")
     pytest.skip(f"{script}: JSSPY_FLAMEGRAPH does not name a copy of FlameGraph")
+
+
+def go_pprof() -> tuple[str, ...]:
+    """Return the command that runs Go's own pprof."""
+    go = shutil.which("go")
+    if go is None:
+        nodes.missing("go is not installed: run `make consumers-installed` as root")
+    return (str(go), "tool", "pprof")
 
 
 def run(

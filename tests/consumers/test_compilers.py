@@ -103,7 +103,7 @@ def test_programs_are_seen_as_they_were_written(compiler: str, tmp_path: Path) -
     program = compile_with(compiler, tmp_path)
     with (
         nodes.running(NODE, program) as target,
-        Recorder(PtraceEngine(200), period_ns=5_000_000) as recorder,
+        Recorder(PtraceEngine(200)) as recorder,
     ):
         recorder.add(target.pid)
         profile = recorder.profile

@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections import Counter
@@ -85,16 +84,6 @@ def test_pprof_format_decodes(make: Maker, tmp_path: Path) -> None:
         tuple(map(function_name, shown.stack_frames(row))) or ("(no stack)",) for row in shown.stack
     )
     assert found == expected
-
-
-def test_go_tool_pprof_takes_it(tmp_path: Path) -> None:
-    go = shutil.which("go")
-    if go is None:
-        pytest.skip("go is not installed; pprof-format decodes the same file")
-    path = file_of(tmp_path, "pprof", small())
-    raw = run(go, "tool", "pprof", "-raw", path, env={"HOME": str(tmp_path)}).stdout.decode()
-    assert "samples/count cpu/nanoseconds" in raw
-    assert "hot" in raw
 
 
 def stackvis(reader: str, data: bytes) -> Counter[str]:
