@@ -153,7 +153,7 @@ def bench_pause(version: str) -> None:
     budget = BUDGET["ptrace"]
     with (
         target(version) as (pid, _),
-        Recorder(PtraceEngine(RATE_HZ), period_ns=PERIOD_NS) as recorder,
+        Recorder(PtraceEngine(RATE_HZ)) as recorder,
     ):
         recorder.add(pid)
         for _ in recorder.run(duration_ns=10 * 10**9):
@@ -175,7 +175,7 @@ def bench_slowdown(version: str) -> None:
         off: list[tuple[int, int]] = []
         control: list[tuple[int, int]] = []
         for _ in range(WINDOWS):
-            with Recorder(PtraceEngine(RATE_HZ), period_ns=PERIOD_NS) as recorder:
+            with Recorder(PtraceEngine(RATE_HZ)) as recorder:
                 recorder.add(pid)
                 start = time.monotonic_ns()
                 for _ in recorder.run(duration_ns=int(WINDOW_S * 1e9)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import nodes
 from jsspy.engines.base import Engine
 from jsspy.engines.ptrace import PtraceEngine
+from jsspy.model.mode import Mode
 from jsspy.model.sample import LossReason, RawSample, Sample
 from jsspy.resolve import Resolver
 from jsspy.target.process import Target
@@ -69,7 +70,7 @@ def record(
         raws: list[RawSample] = []
         results: list[Sample | LossReason] = []
         deadline = time.monotonic() + TIMEOUT_S
-        with engine or PtraceEngine(rate_hz, idle=idle) as sampling:
+        with engine or PtraceEngine(rate_hz, mode=Mode.WALL if idle else Mode.CPU) as sampling:
             sampling.set_target(target, make_plan(layout), find_threads(target, v8, layout))
             for batch in sampling.samples():
                 raws += batch

@@ -4,7 +4,7 @@ A `Recorder` owns no policy of the command line: it neither prints nor handles s
 uses it iterates over `run()`, which yields a `Status` a few times a second at least, and says when
 to stop:
 
-    with Recorder(PtraceEngine(rate_hz=99), period_ns=10_101_010) as recorder:
+    with Recorder(PtraceEngine(99), RecordingOptions(follow_children=True)) as recorder:
         recorder.add(pid)
         for status in recorder.run(duration_ns=10**10):
             ...
@@ -20,7 +20,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -46,7 +46,6 @@ from jsspy.model.profile import (
     ProfileMeta,
     SamplingStats,
     ThreadInfo,
-    ValueType,
 )
 from jsspy.model.sample import LossReason, RawSample
 from jsspy.model.units import Address, Pid, Tid
@@ -88,6 +87,27 @@ class End(Enum):
     TARGET_ENDED = "target-ended"
 
 
+@dataclass(frozen=True, slots=True)
+class RecordingOptions:
+    """What is made of the samples, and of whom they are taken."""
+
+    strict: bool = False
+    """Raise where a V8 is not known, instead of degrading to native frames."""
+    follow_children: bool = False
+    """Pick up the targets' child processes that are node, at any depth."""
+    source_maps: bool = True
+    """Map frames to original sources when the recording is over."""
+    map_directory: str | None = None
+    """Where to look for maps that are not where the scripts say."""
+    sources: bool = False
+    """Keep the source lines that frames execute, when the recording is over."""
+    async_callers: bool = False
+    """Show who awaits what runs."""
+
+
+DEFAULT_OPTIONS = RecordingOptions()
+
+
 class Status(NamedTuple):
     """How a recording stands."""
 
@@ -115,17 +135,16 @@ class TargetInfo(NamedTuple):
 class _Session:
     """One process as it has been since its last exec."""
 
-    def __init__(self, target: Target, image: bytes, *, strict: bool, async_callers: bool) -> None:
+    def __init__(self, target: Target, image: bytes, options: RecordingOptions) -> None:
         """Look for V8 in `target`.
 
         Args:
             target: Opened while the process had `image`.
             image: What `_read_image` said.
-            strict: Raise if its V8 is not known.
-            async_callers: Show who awaits what runs.
+            options: Of the recording.
 
         Raises:
-            UnknownV8: `strict`, and its V8 is not known.
+            UnknownV8: That is to be an error, and its V8 is not known.
             ProcessExited: It ended.
         """
         self.target = target
@@ -149,11 +168,15 @@ class _Session:
                 self.layout = load_layout(self.v8.elf)
                 self.plan = make_plan(self.layout)
             except UnknownV8 as err:
-                if strict:
+                if options.strict:
                     raise
                 self.note = f"{err.message}: native frames only, JavaScript is (unknown)"
-        self.resolver = Resolver(target, self.v8, self.layout, async_callers=async_callers)
-        if async_callers and self.layout is not None and self.resolver.stopped_reader is None:
+        self.resolver = Resolver(target, self.v8, self.layout, async_callers=options.async_callers)
+        if (
+            options.async_callers
+            and self.layout is not None
+            and self.resolver.stopped_reader is None
+        ):
             self.note = "who awaits is not known of its V8"
         self.scripts = ScriptLog(target.pid)
 
@@ -199,7 +222,7 @@ class _Session:
         return []
 
 
-def _open_session(pid: Pid, *, strict: bool, async_callers: bool) -> _Session:
+def _open_session(pid: Pid, options: RecordingOptions) -> _Session:
     """Open a process; see `Recorder.add` for what is raised.
 
     Shells start programs by exec, and what was opened before is of no use after: what counts is
@@ -210,7 +233,7 @@ def _open_session(pid: Pid, *, strict: bool, async_callers: bool) -> _Session:
         target = None
         try:
             target = Target.open(pid)
-            session = _Session(target, image, strict=strict, async_callers=async_callers)
+            session = _Session(target, image, options)
         except BaseException as err:
             if target is not None:
                 target.close()
@@ -230,40 +253,21 @@ class Recorder:
     def __init__(
         self,
         engine: Engine,
-        *,
-        period_ns: int,
-        value_type: ValueType = ValueType.CPU,
-        strict: bool = False,
-        follow_children: bool = False,
-        source_maps: bool = True,
-        map_directory: str | None = None,
-        sources: bool = False,
-        async_callers: bool = False,
+        options: RecordingOptions = DEFAULT_OPTIONS,
     ) -> None:
-        """Wire an engine to a profile.
-
-        Args:
-            engine: Not entered yet.
-            period_ns: What the engine was told; it goes into the profile.
-            value_type: What the weights measure: CPU if the engine leaves sleepers out.
-            strict: Raise where a V8 is not known, instead of degrading to native frames.
-            follow_children: Pick up the targets' child processes that are node, at any depth.
-            source_maps: Map frames to original sources when the recording is over.
-            map_directory: Where to look for maps that are not where the scripts say.
-            sources: Keep the source lines that frames execute, when the recording is over.
-            async_callers: Show who awaits what runs.
+        """Wire an engine, which is not entered yet, to a profile.
 
         Raises:
             EngineUnavailable: The engine stops no thread, which `async_callers` needs.
         """
-        if async_callers and not isinstance(engine, StoppingEngine):
+        if options.async_callers and not isinstance(engine, StoppingEngine):
             reason = "it stops no thread, so it cannot see who awaits"
             raise EngineUnavailable(engine.name, reason, hint="--engine ptrace")
         self.engine = engine
         self.profile = Profile(
             ProfileMeta(
-                value_type=value_type,
-                period_ns=period_ns,
+                value_type=engine.mode.value_type,
+                period_ns=engine.period_ns,
                 engine=engine.name,
                 jsspy_version=__version__,
             )
@@ -273,12 +277,7 @@ class Recorder:
         """Every node process that was sampled, in the order in which they were found."""
         self.saw_v8 = False
         """V8 was found in some process, sampled or not."""
-        self._strict = strict
-        self._follow_children = follow_children
-        self._source_maps = source_maps
-        self._sources = sources
-        self._map_directory = map_directory
-        self._async = async_callers
+        self._options = options
         self.mapping = MappingStats()
         """What came of source mapping, once the recording is over."""
         self._sessions: dict[Pid, _Session] = {}
@@ -333,9 +332,9 @@ class Recorder:
             NotNode: There is no V8 in it, it is not `starting`, and children are not followed.
             UnknownV8: The recorder is strict, and its V8 is not known.
         """
-        session = _open_session(Pid(pid), strict=self._strict, async_callers=self._async)
+        session = _open_session(Pid(pid), self._options)
         target = session.target
-        if session.v8 is None and not starting and not self._follow_children:
+        if session.v8 is None and not starting and not self._options.follow_children:
             command = " ".join(target.command)
             target.close()
             raise NotNode(
@@ -378,9 +377,9 @@ class Recorder:
                     yield from self._sample(meta.start_ns + longest, should_stop)
             meta.duration_ns = time.monotonic_ns() - meta.start_ns if meta.start_ns else 0
         logs = [*self._past_scripts, *(it.scripts for it in self._sessions.values())]
-        if self._source_maps:
-            self.mapping = map_frames(self.profile, logs, self._map_directory)
-        if self._sources:
+        if self._options.source_maps:
+            self.mapping = map_frames(self.profile, logs, self._options.map_directory)
+        if self._options.sources:
             keep_sources(self.profile, logs)
         self.update_stats()
 
@@ -416,7 +415,7 @@ class Recorder:
             self._unresolved += 1
             return
         functions = session.resolver.functions
-        if functions is not None and (self._source_maps or self._sources):
+        if functions is not None and (self._options.source_maps or self._options.sources):
             session.scripts.update(functions)
         key = (raw.pid, raw.tid)
         index = self._thread_index.get(key)
@@ -446,11 +445,11 @@ class Recorder:
                 continue  # caught in the middle of a change: the next look sees it whole
             except (PermissionDenied, UnsupportedTarget) as err:
                 # It called exec and became a program that we may not or cannot read.
-                if self._strict:
+                if self._options.strict:
                     raise
                 self._drop(pid)
                 self.profile.meta.notes.append(f"process {pid} was left: {err.message}")
-        if self._follow_children:
+        if self._options.follow_children:
             self._adopt()
 
     def _refresh_one(self, pid: Pid, now_ns: int) -> None:
@@ -470,7 +469,7 @@ class Recorder:
 
     def _restart(self, pid: Pid) -> _Session:
         """Begin again with a process that called exec. If that fails, the old session stays."""
-        session = _open_session(pid, strict=self._strict, async_callers=self._async)
+        session = _open_session(pid, self._options)
         old = self._sessions[pid]
         self._forget(old)
         if old.threads:
@@ -526,7 +525,7 @@ class Recorder:
                     continue
                 self._strangers[child] = image
                 try:
-                    session = _open_session(child, strict=self._strict, async_callers=self._async)
+                    session = _open_session(child, self._options)
                     if session.v8 is None:
                         session.target.close()
                     else:
@@ -534,7 +533,7 @@ class Recorder:
                 except (ProcessExited, ProcessNotFound):
                     continue
                 except (PermissionDenied, UnsupportedTarget) as err:
-                    if self._strict:
+                    if self._options.strict:
                         raise
                     self.profile.meta.notes.append(f"child {child} is left out: {err.message}")
 
@@ -573,7 +572,7 @@ class Recorder:
         self._past_js_frames += sum(resolver.js_frames for resolver in self._past)
         self._past_js_frames_named += sum(resolver.js_frames_named for resolver in self._past)
         self._past.clear()
-        if not self._source_maps and not self._sources:
+        if not self._options.source_maps and not self._options.sources:
             for log in self._past_scripts:
                 log.close()
             self._past_scripts.clear()

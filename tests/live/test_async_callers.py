@@ -12,6 +12,7 @@ import pytest
 
 import nodes
 from jsspy.engines.ptrace import PtraceEngine
+from jsspy.model.mode import Mode
 from jsspy.model.sample import Sample, VmState
 from jsspy.model.stack import Frame, FrameKind
 from jsspy.resolve import Resolver
@@ -140,7 +141,7 @@ def sampling(pid: int, *, idle: bool = False) -> Iterator[Iterator[Sample]]:
 
         def samples() -> Iterator[Sample]:
             end = time.monotonic() + TIMEOUT_S
-            with PtraceEngine(300, idle=idle) as engine:
+            with PtraceEngine(300, mode=Mode.WALL if idle else Mode.CPU) as engine:
                 engine.set_target(target, make_plan(layout), find_threads(target, v8, layout))
                 engine.set_reader(target.pid, reader)
                 for batch in engine.samples():

@@ -395,11 +395,11 @@ def test_node_flames_own_command_line(version: str, kind: str) -> None:
 @pytest.mark.parametrize("version", VERSION)
 def test_recorder_is_a_library(version: str, capfd: pytest.CaptureFixture[str]) -> None:
     with nodes.running(version, BUSY) as target:
-        with Recorder(PtraceEngine(200), period_ns=5_000_000) as recorder:
+        with Recorder(PtraceEngine(200)) as recorder:
             recorder.add(target.pid)
             statuses = list(recorder.run(500_000_000))
         assert recorder.end is End.DURATION
-        with Recorder(PtraceEngine(200), period_ns=5_000_000) as recorder:
+        with Recorder(PtraceEngine(200)) as recorder:
             recorder.add(target.pid)
             profile = recorder.profile
             for _ in recorder.run(should_stop=lambda: len(profile) >= 3):

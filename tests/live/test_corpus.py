@@ -46,7 +46,7 @@ PROGRAMS = {
 }
 """Each program, and the first Node that can run it."""
 
-VERSIONS = nodes.MODERN
+VERSIONS = nodes.VERSIONS
 
 RATE_HZ = 500
 ROUNDS = 6
@@ -178,7 +178,7 @@ def record(version: str, program: str, engine: str, titles: list[str], path: Pat
         assert target.process.stdout is not None
         rounds, is_done = 0, Event()
         missing = titles
-        with Recorder(ENGINES[engine](RATE_HZ), period_ns=10**9 // RATE_HZ) as recorder:
+        with Recorder(ENGINES[engine](RATE_HZ)) as recorder:
             recorder.add(target.pid)
             for _ in recorder.run(should_stop=is_done.is_set):
                 recorded = Recorded(recorder.profile, [])

@@ -21,6 +21,7 @@ from jsspy.engines import ENGINES, choose_engine
 from jsspy.engines.ebpf import EbpfEngine
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.model.capture import FrameChain
+from jsspy.model.mode import Mode
 from jsspy.model.sample import LossReason, RawSample, VmState
 from jsspy.model.stack import FrameKind, Truncation
 from jsspy.model.units import Pid
@@ -225,7 +226,7 @@ def test_workers_come_and_go() -> None:
     """
     with nodes.running(LATEST, program) as process:
         require(EbpfEngine, process.pid)
-        with Recorder(EbpfEngine(999), period_ns=1_001_001) as recorder:
+        with Recorder(EbpfEngine(999)) as recorder:
             recorder.add(process.pid)
             for status in recorder.run(duration_ns=30_000_000_000):
                 assert status.processes == 1
@@ -304,10 +305,10 @@ def test_the_ladder() -> None:
     with nodes.running(LATEST, "console.log('ready'); for (;;);") as process:
         require(EbpfEngine, process.pid)
         target = Target.open(process.pid)
-        choice = choose_engine(target)
+        choice = choose_engine([target])
         assert choice.engine is ENGINES["ebpf"]
         assert list(choice.rungs) == ["ebpf"]
-        choice = choose_engine(target, idle=True)
+        choice = choose_engine([target], Mode.WALL)
         assert choice.engine is ENGINES["ptrace"]
         assert [rung.available for rung in choice.rungs.values()] == [False, False, True]
         assert all(rung.reason for rung in list(choice.rungs.values())[:2])
@@ -336,7 +337,7 @@ SAMPLER = """
 import sys, time
 from jsspy.engines.ebpf import EbpfEngine
 from jsspy.recorder import Recorder
-with Recorder(EbpfEngine(999), period_ns=1001001) as recorder:
+with Recorder(EbpfEngine(999)) as recorder:
     recorder.add(int(sys.argv[1]))
     for status in recorder.run():
         if status.samples > 50:

@@ -112,7 +112,7 @@ def test_native_chains_are_those_of_perf(version: str, tmp_path: Path) -> None:
     with nodes.running(version, nodes.TARGETS / "natives.js", flags=FLAGS) as target:
         maps = Path(f"/tmp/perf-{target.pid}.map")
         try:
-            with Recorder(PtraceEngine(RATE_HZ), period_ns=10**9 // RATE_HZ) as recorder:
+            with Recorder(PtraceEngine(RATE_HZ)) as recorder:
                 recorder.add(target.pid)
                 command = ["perf", "record", "--quiet", "--event", "cpu-clock", "-F", str(RATE_HZ)]
                 command += ["--call-graph", "dwarf,16384", "--pid", str(target.pid)]

@@ -106,7 +106,7 @@ target.close()
 if not availability.available:
     print(json.dumps({"reason": availability.reason}))
     raise SystemExit
-with Recorder(PerfEngine(499), period_ns=2004008) as recorder:
+with Recorder(PerfEngine(499)) as recorder:
     recorder.add(pid)
     for status in recorder.run(duration_ns=20 * 10**9):
         if status.samples >= 200:

@@ -65,7 +65,7 @@ def record(recorder: Recorder, pid: int, duration_ms: int) -> Profile:
 
 def new_recorder() -> Recorder:
     """Return a recorder; each is used once."""
-    return Recorder(PtraceEngine(RATE_HZ), period_ns=10**9 // RATE_HZ)
+    return Recorder(PtraceEngine(RATE_HZ))
 
 
 def excess(*tables: Counter[Line]) -> float:

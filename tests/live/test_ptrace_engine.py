@@ -16,6 +16,7 @@ from jsspy.engines import ENGINES
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.linux import procfs, ptrace
 from jsspy.model.capture import CapturePlan, StackSnapshot, ThreadPlan
+from jsspy.model.mode import Mode
 from jsspy.model.profile import PauseStats
 from jsspy.model.sample import LossReason, RawSample, ThreadState
 from jsspy.model.units import Address, Tid
@@ -197,7 +198,7 @@ def voluntary_switches(target: Target) -> str:
 
 
 def test_a_waiting_thread_is_read_without_a_stop() -> None:
-    with opened(WAITING) as target, PtraceEngine(499, idle=True) as engine:
+    with opened(WAITING) as target, PtraceEngine(499, mode=Mode.WALL) as engine:
         engine.set_target(target, PLAN, [main_thread(target)])
         engine_start = engine.pauses()
         samples = take(engine, lambda samples: len(samples) >= 40)

@@ -13,7 +13,7 @@ from jsspy.engines.ptrace import PtraceEngine
 from jsspy.model.names import display_name
 from jsspy.model.profile import Profile
 from jsspy.model.stack import FrameKind, Location
-from jsspy.recorder import Recorder
+from jsspy.recorder import Recorder, RecordingOptions
 from jsspy.symbolize.original import MappingStats
 from maps import Segment, encode
 from running import jsspy
@@ -61,11 +61,8 @@ def bundle_map(shift: int = 0, **fields: object) -> dict[str, object]:
 def record(
     pid: int, samples: int = 40, directory: Path | None = None
 ) -> tuple[Profile, MappingStats]:
-    with Recorder(
-        PtraceEngine(200),
-        period_ns=5_000_000,
-        map_directory=str(directory) if directory is not None else None,
-    ) as recorder:
+    options = RecordingOptions(map_directory=str(directory) if directory is not None else None)
+    with Recorder(PtraceEngine(200), options) as recorder:
         recorder.add(pid)
         for status in recorder.run(20_000_000_000, lambda: len(recorder.profile) >= samples):
             assert status.lost >= 0

@@ -145,6 +145,7 @@ def test_reading_where_seccomp_forbids_process_vm_readv() -> None:
         assert libc.prctl(22, 2, header, 0, 0) == 0  # PR_SET_SECCOMP, filter
         from jsspy.engines.ptrace import PtraceEngine
         from jsspy.model.capture import ThreadPlan
+        from jsspy.model.mode import Mode
         from jsspy.target.process import Target
         target = Target.open(int(sys.argv[1]))
         start = target.address_space().mappings[0].start
@@ -154,7 +155,7 @@ def test_reading_where_seccomp_forbids_process_vm_readv() -> None:
         assert not target.memory.reader.can_gather
         target.memory.reader.can_gather = True
         (stack,) = (it for it in target.address_space().mappings if it.path == "[stack]")
-        with PtraceEngine(99, idle=True) as engine:
+        with PtraceEngine(99, mode=Mode.WALL) as engine:
             engine.set_target(target, None, [ThreadPlan(target.pid, 0, stack.end)])
             (sample,) = next(batch for batch in engine.samples() if batch)
             assert sample.capture.stack_complete

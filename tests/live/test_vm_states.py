@@ -9,6 +9,7 @@ import pytest
 
 import nodes
 from jsspy.engines.ptrace import PtraceEngine
+from jsspy.model.mode import Mode
 from jsspy.model.profile import Profile
 from jsspy.model.sample import ThreadState, VmState
 from jsspy.model.stack import FrameKind
@@ -26,7 +27,7 @@ SLACK = 0.05
 
 def record(pid: int, duration_ms: int, *, idle: bool = False) -> Profile:
     """Record a process from outside."""
-    with Recorder(PtraceEngine(RATE_HZ, idle=idle), period_ns=10**9 // RATE_HZ) as recorder:
+    with Recorder(PtraceEngine(RATE_HZ, mode=Mode.WALL if idle else Mode.CPU)) as recorder:
         recorder.add(pid)
         for _ in recorder.run(duration_ns=duration_ms * 10**6):
             pass

@@ -14,6 +14,7 @@ from jsspy.cli.targets import iter_node_processes
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import JsspyError, NotNode, UnknownV8
 from jsspy.linux.caps import Capability, Facts, read_facts
+from jsspy.model.mode import Mode
 from jsspy.recorder import Recorder
 from jsspy.target.node import find_node_version
 from jsspy.target.process import Target
@@ -155,8 +156,7 @@ def _check_process(pid: int) -> tuple[list[Check], int]:
 
 def _check_samples(pid: int) -> Check:
     """Take a few samples and say how many of their JavaScript frames have a function."""
-    engine = PtraceEngine(rate_hz=_TEST_RATE_HZ, idle=True)
-    with Recorder(engine, period_ns=1_000_000_000 // _TEST_RATE_HZ) as recorder:
+    with Recorder(PtraceEngine(_TEST_RATE_HZ, mode=Mode.WALL)) as recorder:
         recorder.add(pid)
         for _ in recorder.run(_TEST_NS):
             pass

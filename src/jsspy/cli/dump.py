@@ -8,15 +8,16 @@ from typing import Any
 import click
 
 from jsspy.cli import output
+from jsspy.cli.engines import make_engine
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.targets import add_targets, choose_pids, targeting_options
-from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import NoSamples
+from jsspy.model.mode import Mode
 from jsspy.model.names import function_name, path_of
-from jsspy.model.profile import Profile, ThreadInfo, ValueType
+from jsspy.model.profile import Profile, ThreadInfo
 from jsspy.model.stack import Frame, FrameKind
-from jsspy.recorder import Recorder, TargetInfo
+from jsspy.recorder import Recorder, RecordingOptions, TargetInfo
 
 _RATE_HZ = 1000
 """The first sample of each thread is all that is wanted, soon."""
@@ -52,17 +53,16 @@ def dump_command(
     is stopped for a fraction of a millisecond; one that sleeps is not stopped.
     """
     chosen = choose_pids(pids, name, "dump")
-    engine = PtraceEngine(rate_hz=_RATE_HZ, idle=True)
-    with Recorder(
-        engine,
-        period_ns=1_000_000_000 // _RATE_HZ,
-        value_type=ValueType.WALL,
+    # One stop for one sample: an engine that waits for a tick of a clock takes longer.
+    engine = make_engine("ptrace", chosen, _RATE_HZ, mode=Mode.WALL)
+    options = RecordingOptions(
         strict=strict,
         follow_children=subprocesses,
         source_maps=source_maps.wanted,
         map_directory=source_maps.directory,
         async_callers=async_callers,
-    ) as recorder:
+    )
+    with Recorder(engine, options) as recorder:
         add_targets(recorder, chosen, "dump")
         threads = recorder.profile.threads
         wanted = 0

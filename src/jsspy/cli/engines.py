@@ -1,9 +1,10 @@
-"""`--engine` and `--rate`: what samples, and how often."""
+"""What samples, how often and what: the options, and the one place that makes engines of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import click
@@ -11,10 +12,12 @@ import click
 from jsspy.cli import output
 from jsspy.engines.base import Engine
 from jsspy.engines.ptrace import PtraceEngine
-from jsspy.errors import EngineUnavailable
+from jsspy.errors import EngineUnavailable, JsspyError
+from jsspy.model.mode import Mode
 from jsspy.target.process import Target
 
-NAMES = ("ptrace", "ebpf", "perf", "auto")
+AUTO = "auto"
+NAMES = (AUTO, "ebpf", "perf", "ptrace")
 
 DEFAULT_RATE_HZ = 99
 """Not 100: samples must not march in step with timers of 10 ms."""
@@ -40,55 +43,107 @@ def engine_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--engine",
         "engine_name",
         type=click.Choice(NAMES),
-        default="ptrace",
+        default=AUTO,
         show_default=True,
-        help="How to sample: ptrace stops a thread for a moment; ebpf (root) and perf do not stop "
-        "anything, and see CPU time only; auto takes the least intrusive that works.",
+        help="How to sample. ebpf and perf stop nothing, ptrace stops a thread for a moment; auto "
+        "takes the first of them that works here; jsspy doctor says what keeps the others.",
     )(command)
 
 
-def make_engine(name: str, pid: int | None, rate_hz: float, *, idle: bool) -> Engine:
+def mode_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--mode`, and `--idle` for `--mode wall`."""
+    idle = click.option(
+        "-i",
+        "--idle",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_note_idle,
+        help="The same as --mode wall.",
+    )
+    mode = click.option(
+        "--mode",
+        type=click.Choice([mode.value for mode in Mode]),
+        callback=_parse_mode,
+        help="What is measured: the time that threads run (cpu, the default), all time (wall: "
+        "sleeping threads are sampled too), or the time that they wait (offcpu).",
+    )
+    return mode(idle(command))
+
+
+_IDLE = "jsspy.idle"
+
+
+def _note_idle(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    del param
+    ctx.meta[_IDLE] = value
+
+
+def _parse_mode(ctx: click.Context, param: click.Parameter, value: str | None) -> Mode:
+    del param
+    if ctx.meta[_IDLE]:
+        if value not in {None, Mode.WALL.value}:
+            raise click.BadParameter("--idle is --mode wall")
+        return Mode.WALL
+    return Mode.CPU if value is None else Mode(value)
+
+
+def make_engine(
+    name: str,
+    pids: Sequence[int],
+    rate_hz: float,
+    *,
+    mode: Mode = Mode.CPU,
+    stopping: bool = False,
+) -> Engine:
     """Return the engine that was asked for.
 
     Args:
         name: One of NAMES.
-        pid: A process that is to be sampled; None if it is not started yet.
+        pids: Processes that are to be sampled; none if they are not started or found yet.
         rate_hz: Samples per second and thread.
-        idle: Sleeping threads are to be sampled, too.
+        mode: What to measure.
+        stopping: Something is wanted that only an engine can see that stops threads.
 
     Raises:
         EngineUnavailable: It does not work here, or not for what is asked of it.
-        ProcessNotFound: There is no such process.
-        PermissionDenied: The process cannot be looked at.
     """
-    if name == "ptrace":
-        return PtraceEngine(rate_hz, idle=idle)
-    from jsspy.engines import ENGINES, choose_engine
+    if name == PtraceEngine.name or (name == AUTO and stopping):
+        kind: type[Engine] = PtraceEngine
+        if name == AUTO:
+            output.note("Sampling with ptrace: who awaits is seen only while a thread stands still")
+    else:
+        # Whoever stops threads need not wait until the others are loaded.
+        from jsspy.engines import ENGINES, choose_engine
 
-    # What starts under us is ours, as we are.
-    target = Target.open(os.getpid() if pid is None else pid)
-    try:
-        if name == "auto":
-            choice = choose_engine(target, idle=idle)
-            for refused, rung in choice.rungs.items():
-                if not rung.available:
-                    output.note(f"Not sampling with {refused}: {rung.reason}")
-            chosen = choice.engine.name if choice.engine is not None else "ptrace"
-            output.note(f"Sampling with {chosen}")
-        else:
-            if idle:
-                raise EngineUnavailable(
-                    name, "it sees CPU time only", hint="leave --engine or --idle out"
-                )
-            rung = ENGINES[name].probe(target)
-            if not rung.available:
-                raise EngineUnavailable(name, rung.reason, hint=rung.hint)
-            chosen = name
-    finally:
-        target.close()
-    if chosen == "ptrace":
-        return PtraceEngine(rate_hz, idle=idle)
-    from jsspy.engines.ebpf import EbpfEngine
-    from jsspy.engines.perf import PerfEngine
+        with ExitStack() as stack:
+            # What is started by us is ours, as we are.
+            targets = []
+            for pid in pids or [os.getpid()]:
+                # Why one cannot be opened says whoever adds it to a recorder.
+                with suppress(JsspyError):
+                    targets.append(Target.open(pid))
+                    stack.callback(targets[-1].close)
+            if name == AUTO:
+                choice = choose_engine(targets, mode)
+                kind = choice.engine or PtraceEngine
+                if mode in kind.modes:
+                    output.note(f"Sampling with {kind.name}: {_explain(choice.rungs)}")
+            else:
+                kind = ENGINES[name]
+                for target in targets:
+                    rung = kind.probe(target)
+                    if not rung.available:
+                        raise EngineUnavailable(name, rung.reason, hint=rung.hint)
+    if mode not in kind.modes:
+        able = [mode.value for mode in Mode if mode in kind.modes]
+        raise EngineUnavailable(
+            kind.name, f"it cannot measure {mode.value} time", hint=f"--mode {' or '.join(able)}"
+        )
+    return kind(rate_hz, mode=mode)
 
-    return EbpfEngine(rate_hz) if chosen == EbpfEngine.name else PerfEngine(rate_hz)
+
+def _explain(rungs: dict[str, Any]) -> str:
+    """Return why it is this one, in a line."""
+    refused = [f"not {name}, {rung.reason}" for name, rung in rungs.items() if not rung.available]
+    return "; ".join(refused) or "it stops nothing"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import click
 
 from jsspy.cli import output
+from jsspy.cli.engines import make_engine
 from jsspy.cli.interrupts import Interrupts
-from jsspy.engines.ptrace import PtraceEngine
 from jsspy.exporters.file import open_destination
 from jsspy.formats import FORMATS
+from jsspy.model.mode import Mode
 from jsspy.recorder import Recorder
 
 MAX_SECONDS = 30
@@ -36,8 +37,7 @@ def legacy_command(pid: int, kind: str, seconds: int, force: bool) -> int:
     # Found out before anything is said or stopped.
     exporter = open_destination("-")
     exporter.check()
-    engine = PtraceEngine(rate_hz=RATE_HZ, idle=True)
-    with Recorder(engine, period_ns=1_000_000_000 // RATE_HZ) as recorder:
+    with Recorder(make_engine("ptrace", [pid], RATE_HZ, mode=Mode.WALL)) as recorder:
         recorder.add(pid)
         output.note(f"Sampling {pid} for {seconds}s, outputting {kind}.\n")
         with Interrupts() as interrupts:

@@ -10,7 +10,7 @@ import time
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import engine_option, make_engine, rate_option
+from jsspy.cli.engines import engine_option, make_engine, mode_options, rate_option
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.outputs import choose_format, default_file_name, output_options
 from jsspy.cli.progress import Progress, make_progress
@@ -22,8 +22,8 @@ from jsspy.errors import NoSamples, NotNode, ProcessExited, ProcessNotFound
 from jsspy.exporters.base import Exporter
 from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
 from jsspy.formats.base import Format
-from jsspy.model.profile import ValueType
-from jsspy.recorder import End, Recorder
+from jsspy.model.mode import Mode
+from jsspy.recorder import End, Recorder, RecordingOptions
 from jsspy.target.process import Target
 
 EXIT_TARGET_ENDED = 6
@@ -63,14 +63,9 @@ def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> fl
 )
 @rate_option
 @engine_option
+@mode_options
 @output_options
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
-@click.option(
-    "-i",
-    "--idle",
-    is_flag=True,
-    help="Wall-clock time: threads that sleep or wait are sampled too.",
-)
 @click.option(
     "--strict", is_flag=True, help="Fail if the V8 is not known, instead of native frames only."
 )
@@ -101,7 +96,7 @@ def record_command(
     destination: str | None,
     form: str | None,
     subprocesses: bool,
-    idle: bool,
+    mode: Mode,
     strict: bool,
     async_callers: bool,
     source_maps: SourceMaps,
@@ -128,17 +123,16 @@ def record_command(
         raise click.UsageError(f"a process is named with --pid {command[0]}")
     chosen = choose_format(form, destination)
     found = [] if command else choose_pids(pids, name, "record")
-    with Recorder(
-        make_engine(engine_name, found[0] if found else None, rate_hz, idle=idle),
-        period_ns=1_000_000_000 // rate_hz,
-        value_type=ValueType.WALL if idle else ValueType.CPU,
+    options = RecordingOptions(
         strict=strict,
         follow_children=subprocesses,
         source_maps=source_maps.wanted,
         map_directory=source_maps.directory,
         sources=sources and chosen.name in _WITH_SOURCES,
         async_callers=async_callers,
-    ) as recorder:
+    )
+    engine = make_engine(engine_name, found, rate_hz, mode=mode, stopping=async_callers)
+    with Recorder(engine, options) as recorder:
         now = time.time()
         started = None
         if command:

@@ -21,12 +21,12 @@ from types import FrameType
 from typing import Any
 
 import jsspy
+from jsspy.cli.engines import make_engine
 from jsspy.cli.interrupts import reaches_our_group
 from jsspy.cli.started import StartedCommand
-from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import JsspyError, PermissionDenied, ProcessExited, ProcessNotFound
 from jsspy.model.profile import Profile, ProfileMeta
-from jsspy.recorder import Recorder, TargetInfo
+from jsspy.recorder import Recorder, RecordingOptions, TargetInfo
 from jsspy.server.collector import Sampling
 from jsspy.server.stream import BLOCKED, END, TARGETS, StreamWriter
 from jsspy.target.event_loop import EventLoop
@@ -169,14 +169,13 @@ class _Sampler:
                 self._idle()
 
     def _make_recorder(self) -> Recorder:
-        rate_hz = self._sampling.rate_hz
-        return Recorder(
-            PtraceEngine(rate_hz),
-            period_ns=round(1e9 / rate_hz),
-            follow_children=self._sampling.subprocesses,
+        sampling = self._sampling
+        options = RecordingOptions(
+            follow_children=sampling.subprocesses,
             # That would be done while targets wait to be sampled.
             source_maps=False,
         )
+        return Recorder(make_engine(sampling.engine, sampling.pids, sampling.rate_hz), options)
 
     def _add(self, recorder: Recorder, pid: int) -> None:
         try:

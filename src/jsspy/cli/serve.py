@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import rate_option
+from jsspy.cli.engines import engine_option, rate_option
 from jsspy.cli.interrupts import reaches_our_group
 from jsspy.cli.pushing import make_pushing, push_options
 from jsspy.cli.secrets import read_secret
@@ -115,6 +115,7 @@ def http_options(function: _Function) -> _Function:
 )
 @click.option("--all", "everyone", is_flag=True, help="Every node process, new ones too.")
 @rate_option
+@engine_option
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
 @click.option(
     "--ring",
@@ -174,6 +175,7 @@ def serve_command(
     name: re.Pattern[str] | None,
     everyone: bool,
     rate_hz: int,
+    engine_name: str,
     subprocesses: bool,
     ring_s: float,
     functions: int,
@@ -236,6 +238,7 @@ def serve_command(
         command=command,
         name=wanted,
         rate_hz=rate_hz,
+        engine=engine_name,
         subprocesses=subprocesses,
         blocked_s=trigger_blocked,
     )

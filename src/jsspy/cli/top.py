@@ -20,19 +20,18 @@ from pathlib import Path
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import rate_option
+from jsspy.cli.engines import engine_option, make_engine, mode_options, rate_option
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.live_text import Update
 from jsspy.cli.pipe import Receiver, Sender
 from jsspy.cli.record import EXIT_TARGET_ENDED, parse_duration
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
-from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import JsspyError, NotNode, ProcessExited, ProcessNotFound
 from jsspy.model.growth import GrowthTaker
 from jsspy.model.live import Account
-from jsspy.model.profile import ValueType
-from jsspy.recorder import End, Recorder
+from jsspy.model.mode import Mode
+from jsspy.recorder import End, Recorder, RecordingOptions
 from jsspy.target.process import Target
 
 _SEND_NS = 250_000_000
@@ -58,6 +57,8 @@ _NICE = 5
     help="How long to sample. Unlimited is until q or Ctrl-C, or until the process ends.",
 )
 @rate_option
+@engine_option
+@mode_options
 @click.option(
     "--delay",
     "delay_s",
@@ -78,12 +79,6 @@ _NICE = 5
 )
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
 @click.option(
-    "-i",
-    "--idle",
-    is_flag=True,
-    help="Wall-clock time: threads that sleep or wait are sampled too.",
-)
-@click.option(
     "--strict", is_flag=True, help="Fail if the V8 is not known, instead of native frames only."
 )
 @output.color_option
@@ -95,10 +90,11 @@ def top_command(
     name: re.Pattern[str] | None,
     duration_s: float | None,
     rate_hz: int,
+    engine_name: str,
     delay_s: float,
     window_s: float,
     subprocesses: bool,
-    idle: bool,
+    mode: Mode,
     strict: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -117,14 +113,9 @@ def top_command(
         raise click.UsageError("--pid and --name look at what runs; COMMAND starts something new")
     if len(command) == 1 and command[0].isdecimal():
         raise click.UsageError(f"a process is named with --pid {command[0]}")
-    with Recorder(
-        PtraceEngine(rate_hz, idle=idle),
-        period_ns=1_000_000_000 // rate_hz,
-        value_type=ValueType.WALL if idle else ValueType.CPU,
-        strict=strict,
-        follow_children=subprocesses,
-        source_maps=False,
-    ) as recorder:
+    found = [] if command else choose_pids(pids, name, "top")
+    options = RecordingOptions(strict=strict, follow_children=subprocesses, source_maps=False)
+    with Recorder(make_engine(engine_name, found, rate_hz, mode=mode), options) as recorder:
         started, log = None, None
         if command:
             started, log = _start(command)
@@ -132,7 +123,7 @@ def top_command(
             if started is not None:
                 target = _add_started(recorder, started)
             else:
-                target = add_targets(recorder, choose_pids(pids, name, "top"), "top")[0]
+                target = add_targets(recorder, found, "top")[0]
             file_stem = f"{target.name}-{target.pid}"
             color = ctx.color
 

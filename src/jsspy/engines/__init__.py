@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from jsspy.engines.base import Availability, Engine
 from jsspy.engines.ebpf import EbpfEngine
 from jsspy.engines.perf import PerfEngine
 from jsspy.engines.ptrace import PtraceEngine
+from jsspy.model.mode import Mode
 from jsspy.target.process import Target
 
 ENGINES: Final[Mapping[str, type[Engine]]] = {
@@ -17,8 +18,6 @@ ENGINES: Final[Mapping[str, type[Engine]]] = {
     "ptrace": PtraceEngine,
 }
 """From the one that a target notices least to the one that it notices most."""
-
-_SEES_SLEEPERS: Final = frozenset({"ptrace"})
 
 
 class Choice(NamedTuple):
@@ -30,21 +29,19 @@ class Choice(NamedTuple):
     """What each engine said, up to the one that was chosen."""
 
 
-def choose_engine(target: Target, *, idle: bool = False) -> Choice:
-    """Choose the least intrusive engine that works for a target, by trying.
-
-    Args:
-        target: The process.
-        idle: Threads that sleep are to be sampled, too.
-    """
+def choose_engine(targets: Sequence[Target], mode: Mode = Mode.CPU) -> Choice:
+    """Choose the least intrusive engine that works for all targets, by trying."""
     rungs: dict[str, Availability] = {}
     for name, engine in ENGINES.items():
-        if idle and name not in _SEES_SLEEPERS:
-            reason = "it sees CPU time only, and sleeping threads are to be sampled"
-            rungs[name] = Availability(available=False, reason=reason)
-            continue
-        rungs[name] = engine.probe(target)
-        if rungs[name].available:
+        rung = Availability(available=False, reason=f"it cannot measure {mode.value} time")
+        if mode in engine.modes:
+            rung = Availability(available=True)
+            for target in targets:
+                rung = engine.probe(target)
+                if not rung.available:
+                    break
+        rungs[name] = rung
+        if rung.available:
             return Choice(engine, rungs)
     return Choice(None, rungs)
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from jsspy.model.capture import CapturePlan, StoppedReader, ThreadPlan
+from jsspy.model.mode import Mode
 from jsspy.model.profile import PauseStats
 from jsspy.model.sample import LossReason, RawSample
 from jsspy.model.units import Pid
@@ -51,10 +52,15 @@ class Engine(Protocol):
     """Copies stacks out of one or more targets at a steady rate. Used inside `with engine:`."""
 
     name: ClassVar[str]
+    modes: ClassVar[frozenset[Mode]]
+    """What it can measure."""
+    mode: Mode
+    period_ns: int
+    """Between two samples of a thread."""
     stats: EngineStats
 
-    def __init__(self, rate_hz: float) -> None:
-        """Prepare to take so many samples per second of each thread."""
+    def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
+        """Prepare to take so many samples per second of each thread, in one of `modes`."""
         ...
 
     @classmethod

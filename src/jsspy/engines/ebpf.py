@@ -34,6 +34,7 @@ from jsspy.model.capture import (
     Registers,
     ThreadPlan,
 )
+from jsspy.model.mode import Mode
 from jsspy.model.profile import PauseStats
 from jsspy.model.sample import LossReason, RawSample, ThreadState
 from jsspy.model.units import Address, Pid, Tid
@@ -235,13 +236,16 @@ class EbpfEngine:
 
     Args:
         rate_hz: Samples per second of CPU time and thread.
+        mode: One of `modes`.
     """
 
     name: ClassVar[str] = "ebpf"
+    modes: ClassVar[frozenset[Mode]] = frozenset({Mode.CPU})
 
-    def __init__(self, rate_hz: float) -> None:
+    def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
+        self.mode = mode
         self.stats = EngineStats()
-        self._period_ns = max(round(1e9 / rate_hz), 1)
+        self.period_ns = max(round(1e9 / rate_hz), 1)
         self._poll_s = min(max(_POLL_SAMPLES / rate_hz, MIN_POLL_S), MAX_POLL_S)
         self._kernel: _Kernel | None = None
         self._ring_bytes = _MIN_RING_BYTES
@@ -353,7 +357,7 @@ class EbpfEngine:
         self._describe(kernel, sampled, thread)
         self._threads[thread.index] = thread
         try:
-            thread.start(kernel.program, self._period_ns)
+            thread.start(kernel.program, self.period_ns)
         except ProcessExited:
             self._retire(thread)
             return
@@ -465,7 +469,7 @@ class EbpfEngine:
             thread.pid,
             thread.tid,
             time_ns,
-            self._period_ns,
+            self.period_ns,
             ThreadState.RUNNING,
             capture,
             chain,

@@ -28,6 +28,7 @@ from jsspy.engines.base import Availability, EngineStats
 from jsspy.errors import EngineUnavailable, ProcessExited
 from jsspy.linux import caps, perf
 from jsspy.model.capture import CapturePlan, Registers, StackSnapshot, ThreadPlan
+from jsspy.model.mode import Mode
 from jsspy.model.profile import PauseStats
 from jsspy.model.sample import LossReason, RawSample, ThreadState
 from jsspy.model.units import Address, Pid, Tid
@@ -109,13 +110,16 @@ class PerfEngine:
 
     Args:
         rate_hz: Samples per second of CPU time and thread.
+        mode: One of `modes`.
     """
 
     name: ClassVar[str] = "perf"
+    modes: ClassVar[frozenset[Mode]] = frozenset({Mode.CPU})
 
-    def __init__(self, rate_hz: float) -> None:
+    def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
+        self.mode = mode
         self.stats = EngineStats()
-        self._period_ns = max(round(1e9 / rate_hz), 1)
+        self.period_ns = max(round(1e9 / rate_hz), 1)
         self._kernel = True
         self._targets: dict[Pid, _Sampled] = {}
         self._poll = select.poll()
@@ -174,18 +178,18 @@ class PerfEngine:
     def _open(self, pid: Pid, plan: ThreadPlan) -> _Thread:
         """Start sampling a thread, with what it does in the kernel if that is permitted."""
         try:
-            return _Thread(pid, plan, self._period_ns, kernel=self._kernel)
+            return _Thread(pid, plan, self.period_ns, kernel=self._kernel)
         except perf.Refused as err:
             if not self._kernel or err.code not in _DENIED:
                 raise
-        thread = _Thread(pid, plan, self._period_ns, kernel=False)
+        thread = _Thread(pid, plan, self.period_ns, kernel=False)
         self._kernel = False
         return thread
 
     def _drop(self, sampled: _Sampled, thread: _Thread) -> None:
         del sampled.threads[thread.event]
         self._poll.unregister(thread.event)
-        self._past_due += thread.due(self._period_ns)
+        self._past_due += thread.due(self.period_ns)
         thread.close()
 
     def remove_target(self, pid: Pid) -> None:
@@ -251,7 +255,7 @@ class PerfEngine:
                     thread.pid,
                     thread.tid,
                     dump.time_ns,
-                    self._period_ns,
+                    self.period_ns,
                     ThreadState.RUNNING,
                     capture,
                     tuple(map(Address, dump.kernel_chain)),
@@ -284,7 +288,7 @@ class PerfEngine:
     def _account(self) -> None:
         """Bring the statistics up to date."""
         due = self._past_due + sum(
-            thread.due(self._period_ns)
+            thread.due(self.period_ns)
             for sampled in self._targets.values()
             for thread in sampled.threads.values()
         )

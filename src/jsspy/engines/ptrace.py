@@ -6,7 +6,7 @@ look at its state and the stop can be restarted, and epoll_wait can return EINTR
 While a thread is stopped, /proc/PID/status names us as its tracer. A debugger and this engine
 exclude each other.
 
-A thread that sleeps is never stopped: it counts as idle and is left out, or (`idle=True`) is read
+A thread that sleeps is never stopped: it counts as idle and is left out, or (`Mode.WALL`) is read
 where it sleeps. Its pc and sp are in `/proc/PID/task/TID/syscall`, its newest V8 frame in the
 isolate, and nothing on its stack changes until it wakes, which is checked after the copy.
 
@@ -34,6 +34,7 @@ from jsspy.model.capture import (
     StoppedReader,
     ThreadPlan,
 )
+from jsspy.model.mode import Mode
 from jsspy.model.profile import PauseStats
 from jsspy.model.sample import LossReason, RawSample, ThreadState
 from jsspy.model.units import Address, Pid
@@ -363,15 +364,17 @@ class PtraceEngine:
 
     Args:
         rate_hz: Samples per second and thread.
-        idle: Also sample threads that sleep, without stopping them.
+        mode: `WALL`: also sample threads that sleep, without stopping them.
     """
 
     name: ClassVar[str] = "ptrace"
+    modes: ClassVar[frozenset[Mode]] = frozenset({Mode.CPU, Mode.WALL})
 
-    def __init__(self, rate_hz: float, *, idle: bool = False) -> None:
+    def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
+        self.mode = mode
         self.stats = EngineStats()
-        self._period_ns = max(round(1e9 / rate_hz), 1)
-        self._idle = idle
+        self.period_ns = max(round(1e9 / rate_hz), 1)
+        self._idle = mode is Mode.WALL
         self._targets: dict[Pid, _Sampled] = {}
         self._copier = _Copier()
         self._pauses = PauseHistogram()
@@ -434,7 +437,7 @@ class PtraceEngine:
 
     def samples(self) -> Iterator[list[RawSample]]:
         """Yield what was captured, one batch per tick; see `Engine.samples`."""
-        period = self._period_ns
+        period = self.period_ns
         clock = time.monotonic_ns
         deadline = clock()
         beat = deadline + _HEARTBEAT_NS
@@ -524,7 +527,7 @@ class PtraceEngine:
         """Sample a thread that runs; None if its stack cannot be read."""
         copier, tracee = self._copier, thread.tracee
         reader = self._readers.get(sampled.pid)
-        if self._period_ns >= _COLD_NS and thread.frame != _NO_FRAME:
+        if self.period_ns >= _COLD_NS and thread.frame != _NO_FRAME:
             copier.copy(sampled, thread, thread.frame[0])
             copier.follow(sampled, [thread.frame[1]], set())
             if reader is not None and thread.has_more:
@@ -552,7 +555,7 @@ class PtraceEngine:
             sampled.pid,
             thread.tid,
             tracee.stopped_since_ns,
-            self._period_ns,
+            self.period_ns,
             ThreadState.RUNNING,
             copier.snapshot(sampled, thread, Registers._make(values), more),
         )
@@ -576,7 +579,7 @@ class PtraceEngine:
             sampled.pid,
             thread.tid,
             time_ns,
-            self._period_ns,
+            self.period_ns,
             state,
             copier.snapshot(sampled, thread, Registers(rip=call.pc, rsp=call.sp), more),
         )

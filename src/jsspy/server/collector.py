@@ -60,6 +60,7 @@ class Sampling:
     name: str | None = None
     """Every node process whose command line this regular expression is found in, also new ones."""
     rate_hz: float = DEFAULT_RATE_HZ
+    engine: str = "auto"
     subprocesses: bool = False
     blocked_s: float | None = None
     """How long an event loop may take for one callback until we are told."""

@@ -138,6 +138,7 @@ def start_profiling(
     name: str | None = None,
     everyone: bool = False,
     rate_hz: float = DEFAULT_RATE_HZ,
+    engine: str = "auto",
     ring_s: float = DEFAULT_RING_S,
     functions: int = 50,
     subprocesses: bool = False,
@@ -150,6 +151,7 @@ def start_profiling(
         name: Regular expression: all whose command line it is found in, also new ones.
         everyone: Every node process, also new ones.
         rate_hz: Samples per second and thread.
+        engine: "ebpf", "perf", "ptrace", or "auto" for the first of them that works.
         ring_s: How many seconds profiles reach back.
         functions: How many functions have a metric of their own.
         subprocesses: Child processes too.
@@ -165,6 +167,7 @@ def start_profiling(
         command=tuple(command),
         name="" if everyone else name,
         rate_hz=rate_hz,
+        engine=engine,
         subprocesses=subprocesses,
     )
     collector = Collector(sampling, ring_s=ring_s, functions=functions)
