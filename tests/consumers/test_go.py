@@ -83,7 +83,7 @@ def test_tags_tell_threads_and_states(tmp_path: Path) -> None:
 def test_traces_have_the_stacks_leaf_first(tmp_path: Path) -> None:
     traces = pprof(tmp_path, small(), "-traces")
     blocks = [block.split() for block in re.split(r"-{5,}\+-+\n", traces)]
-    stack = "10ms inner (inline) hot (anonymous) node::Start(int, char**)".split()
+    stack = ["10ms", "inner", "(inline)", "hot", "(anonymous)", "node::Start(int,", "char**)"]
     assert any(block[-len(stack) :] == stack for block in blocks)
 
 

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 
 import nodes
-from consumers.commands import NODE, file_of, node, npm, run
+from consumers.commands import NODE, file_of, node, npm
 from jsspy.formats import FORMATS
 from jsspy.formats.text import classic_name
 from jsspy.model import transform
