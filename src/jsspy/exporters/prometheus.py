@@ -32,7 +32,7 @@ MAX_LABEL = 200
 MAX_SIGNATURE = 8192
 """Characters of promfiler's label: about 300 frames. A deeper stack loses its middle."""
 
-MAX_SIGNATURES = 8 << 20
+MAX_SIGNATURES = 4 << 20
 """Characters of all signatures: a scrape is not to grow beyond it, however deep stacks are."""
 
 _RERANK_EVERY = 10
@@ -191,11 +191,12 @@ class Signatures:
         """Begin at zero.
 
         Args:
-            limit: How many series there may be; what is beyond is in `(root)#(other)`.
+            limit: How many stacks there may be; what is beyond is in `(root)#(other)`.
         """
         self.limit = limit
         self.counts: dict[str, int] = {}
         self.other = 0
+        self._size = 0
 
     def add(self, profile: Profile) -> None:
         """Add the samples of one interval."""
@@ -205,27 +206,44 @@ class Signatures:
             if key not in signatures:
                 signatures[key] = _signature(profile, *key)
             signature = signatures[key]
-            if signature is not None:
-                self.counts[signature] = self.counts.get(signature, 0) + 1
-        if len(self.counts) > 2 * self.limit:
-            ranked = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
-            self.counts = dict(ranked[: self.limit])
-            self.other += sum(count for _, count in ranked[self.limit :])
+            if signature is None:
+                continue
+            if signature not in self.counts:
+                self.counts[signature] = 0
+                self._size += len(signature)
+            self.counts[signature] += 1
+        if len(self.counts) > 2 * self.limit or self._size > 2 * MAX_SIGNATURES:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Keep the heaviest, as many as are shown; the others are in `other` from now on."""
+        kept: dict[str, int] = {}
+        self._size = 0
+        for signature, count in self._ranked():
+            if len(kept) < self.limit and self._size + len(signature) <= MAX_SIGNATURES:
+                kept[signature] = count
+                self._size += len(signature)
+            else:
+                self.other += count
+        self.counts = kept
+
+    def _ranked(self) -> list[tuple[str, int]]:
+        return sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
 
     def reset(self) -> None:
         """Begin at zero again."""
         self.counts.clear()
-        self.other = 0
+        self.other = self._size = 0
 
     def series(self) -> dict[str, int]:
         """Return the values by signature, those of inner frames too, which may be 0."""
         series: dict[str, int] = {}
         other = self.other
         size = 0
-        for signature, count in sorted(self.counts.items(), key=lambda item: (-item[1], item[0])):
-            missing = [prefix for prefix in _prefixes(signature) if prefix not in series]
+        for number, (signature, count) in enumerate(self._ranked()):
+            missing = _missing(signature, series)
             added = sum(map(len, missing))
-            if len(series) + len(missing) >= self.limit or size + added > MAX_SIGNATURES:
+            if number >= self.limit or size + added > MAX_SIGNATURES:
                 other += count
                 continue
             size += added
@@ -237,12 +255,13 @@ class Signatures:
         return series
 
 
-def _prefixes(signature: str) -> Iterator[str]:
-    """Yield the signatures of all callers and the signature itself, `(root)#a` first."""
-    at = signature.find("#")
-    while at >= 0:
-        at = signature.find("#", at + 1)
-        yield signature[:at] if at >= 0 else signature
+def _missing(signature: str, series: Mapping[str, int]) -> list[str]:
+    """Return the signatures of those callers that have no series yet, and the signature itself."""
+    missing = []
+    while signature not in series and "#" in signature:
+        missing.append(signature)
+        signature = signature[: signature.rindex("#")]
+    return missing
 
 
 def _signature(profile: Profile, row: int, is_gc: bool) -> str | None:

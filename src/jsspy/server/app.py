@@ -118,6 +118,8 @@ class App:
         self._collector = collector
         self._options = options or Options()
         self._making = 0
+        self._packed: dict[bytes, bytes] = {}
+        """The last metrics that were compressed: many scrapers ask for the same."""
 
     async def handle(self, request: Request) -> Response:
         """Answer a request; never raises for what the request says."""
@@ -126,7 +128,28 @@ class App:
         except _Refused as refused:
             body = f"{refused.status.value} {refused.reason}\n".encode()
             response = Response(refused.status, {"Content-Type": _TEXT, **refused.headers}, body)
-        return _finished(response, request)
+        headers = {
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            **response.headers,
+        }
+        body = response.body
+        accepts = re.split(r"[,;]\s*", request.headers.get("accept-encoding", "").lower())
+        is_packed = headers.get("Content-Type") == "application/octet-stream"
+        if "gzip" in accepts and len(body) >= _GZIP_FROM and not is_packed:
+            body = await self._pack(body, keep=request.path == self._options.path)
+            headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+        headers["Content-Length"] = str(len(body))
+        return Response(int(response.status), headers, body)
+
+    async def _pack(self, body: bytes, *, keep: bool) -> bytes:
+        packed = self._packed.get(body)
+        if packed is None:
+            packed = await asyncio.to_thread(gzip.compress, body, 3, mtime=0)
+            if keep:
+                self._packed = {body: packed}
+        return packed
 
     async def _route(self, request: Request) -> Response:
         options, path = self._options, request.path
@@ -146,7 +169,7 @@ class App:
                 HTTPStatus.METHOD_NOT_ALLOWED, "not with this method", {"Allow": ", ".join(allowed)}
             )
         if path == options.path:
-            return self._metrics(request)
+            return await self._metrics(request)
         if options.only_promfiler:
             return self._redirect(options.path)
         query = _query(request)
@@ -206,9 +229,10 @@ class App:
         body = f"not sampling: {clean(reason)}\n".encode()
         return Response(HTTPStatus.SERVICE_UNAVAILABLE, {"Content-Type": _TEXT}, body)
 
-    def _metrics(self, request: Request) -> Response:
+    async def _metrics(self, request: Request) -> Response:
         options = self._options
-        body, content_type = self._collector.metrics(
+        body, content_type = await asyncio.to_thread(
+            self._collector.metrics,
             request.headers.get("accept", ""),
             promfiler=options.promfiler,
             own=not options.only_promfiler,
@@ -341,21 +365,3 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(
         status, {"Content-Type": "application/json"}, json.dumps(value).encode() + b"\n"
     )
-
-
-def _finished(response: Response, request: Request) -> Response:
-    """Add what every answer has, and compress what gains by it."""
-    headers = {
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        **response.headers,
-    }
-    body = response.body
-    accepts = re.split(r"[,;]\s*", request.headers.get("accept-encoding", "").lower())
-    is_packed = headers.get("Content-Type") == "application/octet-stream"
-    if "gzip" in accepts and len(body) >= _GZIP_FROM and not is_packed:
-        body = gzip.compress(body, 3, mtime=0)
-        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    headers["Content-Length"] = str(len(body))
-    return Response(int(response.status), headers, body)

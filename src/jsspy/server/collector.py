@@ -33,6 +33,7 @@ from jsspy.exporters.prometheus import (
     encode_metrics,
 )
 from jsspy.formats.native import NativeReader
+from jsspy.model.mode import NativeFrames
 from jsspy.model.profile import Profile
 from jsspy.server import stream
 from jsspy.server.ring import Block, Ring, join_blocks
@@ -43,6 +44,9 @@ START_TIMEOUT_S = 60.0
 """The first look at a binary takes up to a second; more on a busy machine."""
 
 _STOP_TIMEOUT_S = 5.0
+_MAX_ENCODED = 8
+"""Ways to ask for metrics whose answer is kept: Accept headers are anybody's."""
+
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from jsspy.cli.sampler import main; "
     "sys.exit(main())"
@@ -61,6 +65,7 @@ class Sampling:
     """Every node process whose command line this regular expression is found in, also new ones."""
     rate_hz: float = DEFAULT_RATE_HZ
     engine: str = "auto"
+    native: str = NativeFrames.FULL.value
     subprocesses: bool = False
     blocked_s: float | None = None
     """How long an event loop may take for one callback until we are told."""
@@ -121,6 +126,8 @@ class Collector:
         self.families: list[MetricCollector] = []
         """Further metrics, of those who listen."""
         self._lock = threading.Lock()
+        self._encoded: dict[tuple[str, str | None, bool], tuple[bytes, str]] = {}
+        """Metrics as they were asked for since the last block: they change once a second."""
         self._spoke = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
@@ -203,24 +210,34 @@ class Collector:
     ) -> tuple[bytes, str]:
         """Return the metrics and their content type. Asking changes nothing.
 
+        They are as of the last block, at most about a second ago: any number of scrapers cost no
+        more than one a second.
+
         Args:
             accept: The Accept header; it chooses between Prometheus' text and OpenMetrics.
             promfiler: The namespace of promfiler's gauge; None leaves it out.
             own: Include jsspy's own metrics.
         """
+        asked = accept, promfiler, own
         with self._lock:
+            if asked in self._encoded and self.ended is None:
+                return self._encoded[asked]
+            if len(self._encoded) >= _MAX_ENCODED:
+                self._encoded.clear()
             self.totals.serving_cpu_ns = time.process_time_ns()
             families: list[MetricCollector] = []
             if own:
                 families += [TotalsCollector(self.totals, jsspy.__version__), *self.families]
             if promfiler is not None:
                 families.append(SignaturesCollector(self.signatures, promfiler))
-            return encode_metrics(families, accept)
+            encoded = self._encoded[asked] = encode_metrics(families, accept)
+            return encoded
 
     def reset_signatures(self) -> None:
         """Set promfiler's gauge back to zero."""
         with self._lock:
             self.signatures.reset()
+            self._encoded.clear()
 
     def profile(
         self, start_ns: int = 0, end_ns: int = 1 << 62, *, pid: int | None = None
@@ -269,6 +286,7 @@ class Collector:
                 self.ring.add(block)
                 self.totals.add(profile)
                 self.signatures.add(profile)
+                self._encoded.clear()
             for listener in self.listeners:
                 listener(block, profile)
             return
@@ -278,6 +296,7 @@ class Collector:
             with self._lock:
                 self.totals.targets = len(self.state.targets)
                 self.totals.denied = self.state.denied
+                self._encoded.clear()
             self._spoke.set()
         elif tag == stream.BLOCKED and self.on_blocked is not None:
             self.on_blocked(int(value["pid"]), int(value["blocked_ns"]))

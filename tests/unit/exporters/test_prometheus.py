@@ -192,7 +192,9 @@ def test_signatures_are_bounded_and_lose_no_sample(limit: int, calls: list[int])
     for call in calls:
         signatures.add(profile_of((js(f"a{call % 7}"), js(f"b{call}"))))
     series = signatures.series()
-    assert len(series) <= limit + 1
+    # A caller is a series as well.
+    assert len(series) <= 2 * limit + 1
+    assert len(signatures.counts) <= 2 * limit
     assert sum(series.values()) == len(calls)
 
 
@@ -204,6 +206,28 @@ def test_deep_and_long_signatures_are_cut() -> None:
     series = signatures.series()
     assert sum(map(len, series)) <= MAX_SIGNATURES + 100
     assert any(signature.endswith("#(truncated)") for signature in series)
+
+
+def test_five_thousand_stacks_are_shown_with_their_callers() -> None:
+    signatures = Signatures()
+    callers = [js(f"caller{depth}") for depth in range(8)]
+    leaves = [js(f"f{index}") for index in range(50)]
+    stacks = [(*callers, outer, inner, HOT) for outer in leaves for inner in leaves]
+    stacks += [(*callers[:4], outer, inner) for outer in leaves for inner in leaves]
+    signatures.add(profile_of(*stacks, stacks[7]))
+    series = signatures.series()
+    assert sorted(series.values())[-5000:] == [1] * 4999 + [2]
+    assert Signatures.OTHER not in series
+    assert all(name.rpartition("#")[0] in {"(root)", *series} for name in series)
+
+
+def test_long_signatures_do_not_pile_up() -> None:
+    signatures = Signatures()
+    for index in range(3):
+        names = [js(f"{'x' * 150}{index}-{number}") for number in range(50)]
+        signatures.add(profile_of(*((*names, js(str(leaf))) for leaf in range(600))))
+        assert sum(map(len, signatures.counts)) <= 2 * MAX_SIGNATURES
+    assert sum(signatures.series().values()) == 3 * 600
 
 
 def test_nothing_sampled_is_no_series() -> None:
