@@ -40,6 +40,7 @@ from jsspy.errors import (
     UnsupportedTarget,
 )
 from jsspy.model.capture import CapturePlan, ThreadPlan
+from jsspy.model.mode import NativeFrames
 from jsspy.model.profile import (
     PauseStats,
     Profile,
@@ -103,6 +104,8 @@ class RecordingOptions:
     """Keep the source lines that frames execute, when the recording is over."""
     async_callers: bool = False
     """Show who awaits what runs."""
+    native: NativeFrames = NativeFrames.FULL
+    """Which native frames stacks have."""
 
 
 DEFAULT_OPTIONS = RecordingOptions()
@@ -171,7 +174,13 @@ class _Session:
                 if options.strict:
                     raise
                 self.note = f"{err.message}: native frames only, JavaScript is (unknown)"
-        self.resolver = Resolver(target, self.v8, self.layout, async_callers=options.async_callers)
+        self.resolver = Resolver(
+            target,
+            self.v8,
+            self.layout,
+            async_callers=options.async_callers,
+            native=options.native,
+        )
         if (
             options.async_callers
             and self.layout is not None

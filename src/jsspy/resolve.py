@@ -19,6 +19,7 @@ from jsspy.model.capture import (
     StackSnapshot,
     StoppedReader,
 )
+from jsspy.model.mode import NativeFrames
 from jsspy.model.sample import LossReason, RawSample, Sample, VmState
 from jsspy.model.stack import Frame, Stack, Truncation
 from jsspy.symbolize.awaiting import AwaitingSymbolizer
@@ -26,7 +27,7 @@ from jsspy.symbolize.base import UNKNOWN, Frames
 from jsspy.symbolize.chain import ChainSymbolizer
 from jsspy.symbolize.js import JsSymbolizer
 from jsspy.symbolize.kernel import load_kernel_symbols
-from jsspy.symbolize.native import NativeSymbolizer
+from jsspy.symbolize.native import NativeSymbolizer, select_frames
 from jsspy.target.process import Target, V8Binary
 from jsspy.unwind.base import CodeMap, Region
 from jsspy.unwind.chain import whole
@@ -104,6 +105,7 @@ class Resolver:
         layout: Layout | None,
         *,
         async_callers: bool = False,
+        native: NativeFrames = NativeFrames.FULL,
     ) -> None:
         """Prepare to read a target.
 
@@ -112,14 +114,16 @@ class Resolver:
             v8: None if there is no V8 in it.
             layout: None if its V8 is not known: its frames are "(unknown)".
             async_callers: Show who awaits what runs; `stopped_reader` must read with each sample.
+            native: Which native frames stacks have.
         """
+        self._wanted = native
         self.truncated: dict[Truncation, int] = {}
         self._code = CodeMap(target, v8, layout)
         self._v8 = (
             V8Reader(target.memory, v8, layout) if v8 is not None and layout is not None else None
         )
         self._plan = self._v8.plan if self._v8 is not None else _NO_PLAN
-        self._unwinder = HybridUnwinder(target.memory, self._code, self._v8)
+        self._unwinder = HybridUnwinder(target.memory, self._code, self._v8, native)
         self._js = JsSymbolizer(self._v8, self._code) if self._v8 is not None else None
         self._native = NativeSymbolizer(target)
         self._chains = (
@@ -232,6 +236,7 @@ class Resolver:
             named = self._awaiting.insert(capture, stack, named)
         frames: list[Frame] = []
         native = self._native.frame
+        is_native_wanted = self._wanted is not NativeFrames.OFF
         for physical, expanded in zip(stack, named, strict=True):
             if expanded is not None:
                 frames.extend(expanded)
@@ -241,8 +246,9 @@ class Resolver:
                 self._unknown_frames += 1
                 frames.append(UNKNOWN)
                 continue
-            frames.append(native(pc, is_return_address=is_return_address) or UNKNOWN)
-        if not frames:
+            if is_native_wanted:
+                frames.append(native(pc, is_return_address=is_return_address) or UNKNOWN)
+        if not frames and is_native_wanted:
             return LossReason.UNRESOLVED
         state = self._vm_state(capture, stack)
         return self._sample(raw, frames, truncation, state)
@@ -257,6 +263,7 @@ class Resolver:
                 kernel.frame(address, is_return_address=index > 0)
                 for index, address in enumerate(raw.kernel_chain)
             ] + frames
+        frames = list(select_frames(frames, self._wanted))
         frames.reverse()
         return Sample(
             raw.pid,
@@ -296,22 +303,21 @@ class Resolver:
             return VmState.UNKNOWN
         state = states[number]
         if state is VmState.JS and v8.layout.v8_version[:2] >= _NO_EXTERNAL_STATE_SINCE:
-            return VmState.EXTERNAL if in_callback else self._external_or_js(v8, stack)
+            is_native = self._code.find(capture.registers.rip).region is Region.NATIVE
+            is_external = in_callback or (is_native and self._calls_back(v8, stack))
+            return VmState.EXTERNAL if is_external else VmState.JS
         return state
 
-    def _external_or_js(self, v8: V8Reader, stack: Sequence[RawFrame]) -> VmState:
-        """Tell a native callback from JavaScript by the newest V8 frame."""
-        if not stack or self._code.find(stack[0].pc).region is not Region.NATIVE:
-            return VmState.JS
+    def _calls_back(self, v8: V8Reader, stack: Sequence[RawFrame]) -> bool:
+        """Say whether the newest V8 frame is that of the embedder's callbacks."""
         for frame in stack:
             if frame.words:
                 kind = v8.decoder.types.get(frame.words[0])
-                is_callback = kind is not None and (
+                return kind is not None and (
                     kind.is_callback
                     or (kind.has_target and not self._is_builtin(v8, frame.words[4]))
                 )
-                return VmState.EXTERNAL if is_callback else VmState.JS
-        return VmState.JS
+        return False
 
     @staticmethod
     def _is_builtin(v8: V8Reader, function: int) -> bool:

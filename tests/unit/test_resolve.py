@@ -9,12 +9,14 @@ import pytest
 from chains import walk
 from jsspy.errors import ProcessExited
 from jsspy.model.capture import Capture, Registers, ResolvedChain, StackSnapshot
+from jsspy.model.mode import NativeFrames
 from jsspy.model.sample import LossReason, RawSample, Sample, ThreadState, VmState
 from jsspy.model.stack import Frame, FrameKind, Truncation
 from jsspy.model.units import Address, Pid, Tid
 from jsspy.resolve import Resolver
+from jsspy.unwind.hybrid import HybridUnwinder
 from jsspy.v8.plan import make_plan
-from stack_world import EXIT, HANDLER, LAYOUT_HERE, RUNTIME, World, build_nested
+from stack_world import EXIT, HANDLER, LAYOUT_HERE, RUNTIME, START, World, build_nested
 
 
 def raw(capture: Capture) -> RawSample:
@@ -186,6 +188,43 @@ def test_nothing_at_all_is_a_loss(captured: Captured) -> None:
         registers=Registers(rip=8, rsp=captured.snapshot.stack_start), isolate_words=b""
     )
     assert captured.resolver().resolve(raw(nowhere)) is LossReason.UNRESOLVED
+
+
+FULL = ["_start", "call", "[entry frame]", "(unknown)", "[exit frame]", "runtime"]
+SELECTED = {
+    NativeFrames.FULL: FULL,
+    NativeFrames.LEAF: ["(unknown)", "[exit frame]", "runtime"],
+    NativeFrames.OFF: ["(unknown)"],
+}
+
+
+@pytest.mark.parametrize("is_chain", [False, True])
+@pytest.mark.parametrize("native", NativeFrames)
+def test_native_frames_as_wanted(
+    captured: Captured, native: NativeFrames, is_chain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = Resolver(captured.world.target, captured.world.v8, LAYOUT_HERE, native=native)
+    if native is NativeFrames.OFF:
+        monkeypatch.delattr(HybridUnwinder, "table")
+    capture: Capture = captured.with_state(1)
+    if is_chain:
+        capture = walk(captured.with_state(1), make_plan(LAYOUT_HERE))
+    sample = sample_of(resolver.resolve(raw(capture)))
+    assert [frame.name for frame in sample.stack.frames] == SELECTED[native]
+    assert (sample.stack.truncated, sample.vm_state) == (None, VmState.GC)
+
+
+@pytest.mark.parametrize("native", NativeFrames)
+def test_native_frames_where_there_are_no_others(native: NativeFrames) -> None:
+    world = World()
+    world.push(0, START + 9, RUNTIME + 9)
+    resolver = Resolver(world.target, world.v8, LAYOUT_HERE, native=native)
+    sample = sample_of(resolver.resolve(raw(world.snapshot(RUNTIME + 4, 0))))
+    assert sample.stack.truncated is None
+    names = [frame.name for frame in sample.stack.frames]
+    assert names == (
+        ["(native)"] if native is NativeFrames.OFF else ["_start", "runtime", "runtime"]
+    )
 
 
 def test_a_target_that_ends_is_a_loss(captured: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

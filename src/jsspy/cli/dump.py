@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import make_engine
+from jsspy.cli.engines import make_engine, native_option
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.targets import add_targets, choose_pids, targeting_options
 from jsspy.errors import NoSamples
-from jsspy.model.mode import Mode
+from jsspy.model.mode import Mode, NativeFrames
 from jsspy.model.names import function_name, path_of
 from jsspy.model.profile import Profile, ThreadInfo
 from jsspy.model.stack import Frame, FrameKind
@@ -35,6 +35,7 @@ _LIMIT_NS = 2_000_000_000
     is_flag=True,
     help="Show the functions that await what runs, below a boundary. Stops threads longer.",
 )
+@native_option
 @source_maps_option
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @output.color_option
@@ -44,6 +45,7 @@ def dump_command(
     subprocesses: bool,
     strict: bool,
     async_callers: bool,
+    native: NativeFrames,
     source_maps: SourceMaps,
     as_json: bool,
 ) -> int:
@@ -61,6 +63,7 @@ def dump_command(
         source_maps=source_maps.wanted,
         map_directory=source_maps.directory,
         async_callers=async_callers,
+        native=native,
     )
     with Recorder(engine, options) as recorder:
         add_targets(recorder, chosen, "dump")

@@ -13,7 +13,7 @@ from jsspy.cli import output
 from jsspy.engines.base import Engine
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import EngineUnavailable, JsspyError
-from jsspy.model.mode import Mode
+from jsspy.model.mode import Mode, NativeFrames
 from jsspy.target.process import Target
 
 AUTO = "auto"
@@ -69,6 +69,26 @@ def mode_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "sleeping threads are sampled too), or the time that they wait (offcpu).",
     )
     return mode(idle(command))
+
+
+def native_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--native`."""
+    return click.option(
+        "--native",
+        type=click.Choice([wanted.value for wanted in NativeFrames]),
+        default=NativeFrames.FULL.value,
+        show_default=True,
+        callback=_parse_native,
+        help="Native frames of a stack: all, from main to the leaf (full); those that the newest "
+        "JavaScript, builtin or WebAssembly frame called, all where there is no such frame (leaf); "
+        "none, and (native) where nothing else is left (off). V8's entry and exit frames and the "
+        "kernel go with them; the VM state of a sample stays. leaf and off cost less.",
+    )(command)
+
+
+def _parse_native(ctx: click.Context, param: click.Parameter, value: str) -> NativeFrames:
+    del ctx, param
+    return NativeFrames(value)
 
 
 _IDLE = "jsspy.idle"

@@ -10,7 +10,7 @@ import time
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import engine_option, make_engine, mode_options, rate_option
+from jsspy.cli.engines import engine_option, make_engine, mode_options, native_option, rate_option
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.outputs import choose_format, default_file_name, output_options
 from jsspy.cli.progress import Progress, make_progress
@@ -22,7 +22,7 @@ from jsspy.errors import NoSamples, NotNode, ProcessExited, ProcessNotFound
 from jsspy.exporters.base import Exporter
 from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
 from jsspy.formats.base import Format
-from jsspy.model.mode import Mode
+from jsspy.model.mode import Mode, NativeFrames
 from jsspy.recorder import End, Recorder, RecordingOptions
 from jsspy.target.process import Target
 
@@ -64,6 +64,7 @@ def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> fl
 @rate_option
 @engine_option
 @mode_options
+@native_option
 @output_options
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
 @click.option(
@@ -97,6 +98,7 @@ def record_command(
     form: str | None,
     subprocesses: bool,
     mode: Mode,
+    native: NativeFrames,
     strict: bool,
     async_callers: bool,
     source_maps: SourceMaps,
@@ -130,6 +132,7 @@ def record_command(
         map_directory=source_maps.directory,
         sources=sources and chosen.name in _WITH_SOURCES,
         async_callers=async_callers,
+        native=native,
     )
     engine = make_engine(engine_name, found, rate_hz, mode=mode, stopping=async_callers)
     with Recorder(engine, options) as recorder:

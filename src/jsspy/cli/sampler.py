@@ -25,6 +25,7 @@ from jsspy.cli.engines import make_engine
 from jsspy.cli.interrupts import reaches_our_group
 from jsspy.cli.started import StartedCommand
 from jsspy.errors import JsspyError, PermissionDenied, ProcessExited, ProcessNotFound
+from jsspy.model.mode import NativeFrames
 from jsspy.model.profile import Profile, ProfileMeta
 from jsspy.recorder import Recorder, RecordingOptions, TargetInfo
 from jsspy.server.collector import Sampling
@@ -172,6 +173,7 @@ class _Sampler:
         sampling = self._sampling
         options = RecordingOptions(
             follow_children=sampling.subprocesses,
+            native=NativeFrames(sampling.native),
             # That would be done while targets wait to be sampled.
             source_maps=False,
         )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import engine_option, rate_option
+from jsspy.cli.engines import engine_option, native_option, rate_option
 from jsspy.cli.interrupts import reaches_our_group
 from jsspy.cli.pushing import make_pushing, push_options
 from jsspy.cli.secrets import read_secret
@@ -26,6 +26,7 @@ from jsspy.cli.started import describe_exit
 from jsspy.cli.targets import choose_pids, pattern, shorten
 from jsspy.errors import JsspyError
 from jsspy.exporters.push import PushCollector
+from jsspy.model.mode import NativeFrames
 from jsspy.server.app import App, Options
 from jsspy.server.blackbox import BlackBox, Triggers
 from jsspy.server.collector import Collector, Ended, Sampling
@@ -116,6 +117,7 @@ def http_options(function: _Function) -> _Function:
 @click.option("--all", "everyone", is_flag=True, help="Every node process, new ones too.")
 @rate_option
 @engine_option
+@native_option
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
 @click.option(
     "--ring",
@@ -176,6 +178,7 @@ def serve_command(
     everyone: bool,
     rate_hz: int,
     engine_name: str,
+    native: NativeFrames,
     subprocesses: bool,
     ring_s: float,
     functions: int,
@@ -239,6 +242,7 @@ def serve_command(
         name=wanted,
         rate_hz=rate_hz,
         engine=engine_name,
+        native=native.value,
         subprocesses=subprocesses,
         blocked_s=trigger_blocked,
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import engine_option, make_engine, mode_options, rate_option
+from jsspy.cli.engines import engine_option, make_engine, mode_options, native_option, rate_option
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.live_text import Update
 from jsspy.cli.pipe import Receiver, Sender
@@ -30,7 +30,7 @@ from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_optio
 from jsspy.errors import JsspyError, NotNode, ProcessExited, ProcessNotFound
 from jsspy.model.growth import GrowthTaker
 from jsspy.model.live import Account
-from jsspy.model.mode import Mode
+from jsspy.model.mode import Mode, NativeFrames
 from jsspy.recorder import End, Recorder, RecordingOptions
 from jsspy.target.process import Target
 
@@ -59,6 +59,7 @@ _NICE = 5
 @rate_option
 @engine_option
 @mode_options
+@native_option
 @click.option(
     "--delay",
     "delay_s",
@@ -95,6 +96,7 @@ def top_command(
     window_s: float,
     subprocesses: bool,
     mode: Mode,
+    native: NativeFrames,
     strict: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -114,7 +116,9 @@ def top_command(
     if len(command) == 1 and command[0].isdecimal():
         raise click.UsageError(f"a process is named with --pid {command[0]}")
     found = [] if command else choose_pids(pids, name, "top")
-    options = RecordingOptions(strict=strict, follow_children=subprocesses, source_maps=False)
+    options = RecordingOptions(
+        strict=strict, follow_children=subprocesses, source_maps=False, native=native
+    )
     with Recorder(make_engine(engine_name, found, rate_hz, mode=mode), options) as recorder:
         started, log = None, None
         if command:

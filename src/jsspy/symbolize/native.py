@@ -8,7 +8,10 @@ their symbol, `Builtins_ArrayMap`: what they stand for in JavaScript is decided 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jsspy.errors import MalformedData
+from jsspy.model.mode import NativeFrames
 from jsspy.model.names import clean
 from jsspy.model.stack import Frame, FrameKind, Module
 from jsspy.model.units import Address, FileAddress
@@ -20,7 +23,26 @@ from jsspy.target.process import Target
 MAX_CACHED = 1 << 16
 """Frames that are kept by pc; beyond that the cache starts anew."""
 
+NO_SCRIPT = Frame("(native)", FrameKind.NATIVE)
+"""Stands for a stack of which nothing is left without its native frames."""
+
+_NATIVE_KINDS = frozenset({FrameKind.NATIVE, FrameKind.KERNEL, FrameKind.VM_FRAME})
+"""Native code, and V8's glue on the way to it and back."""
+
 _KERNEL_OBJECTS = frozenset(("[vdso]", "[vsyscall]"))
+
+
+def select_frames(frames: Sequence[Frame], native: NativeFrames) -> Sequence[Frame]:
+    """Return what is to be shown of a stack, leaf first."""
+    if native is NativeFrames.FULL:
+        return frames
+    scripts = [frame for frame in frames if frame.kind not in _NATIVE_KINDS]
+    if native is NativeFrames.OFF:
+        return scripts or (NO_SCRIPT,)
+    if not scripts:
+        return frames
+    newest = next(at for at, frame in enumerate(frames) if frame.kind not in _NATIVE_KINDS)
+    return [*frames[:newest], *scripts]
 
 
 class NativeSymbolizer:

@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 from jsspy.errors import FaultError
 from jsspy.model.capture import RawFrame, StackSnapshot
+from jsspy.model.mode import NativeFrames
 from jsspy.model.stack import Truncation
 from jsspy.model.units import Address, FileAddress, TaggedPtr
 from jsspy.target.elf import ElfFile
@@ -133,10 +134,26 @@ class _Root(NamedTuple):
 class HybridUnwinder:
     """Unwinds the threads of one target. One instance per target: it caches by address."""
 
-    def __init__(self, memory: Memory, code: CodeMap, v8: V8Reader | None) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        code: CodeMap,
+        v8: V8Reader | None,
+        native: NativeFrames = NativeFrames.FULL,
+    ) -> None:
+        """Prepare to unwind.
+
+        Args:
+            memory: Of the target.
+            code: What kind of code is where.
+            v8: None if nothing of V8 is known.
+            native: Which native frames are wanted. Unwinding others is left out where a bridge
+                leads past them; where none does they are in the stack.
+        """
         self.memory = memory
         self.code = code
         self.v8 = v8
+        self.native = native
         self._tables: dict[ElfFile, CfiTable] = {}
         self._roots: dict[int, _Root] = {}
         self.searched = False
@@ -264,6 +281,10 @@ class _Walk:
         in_v8 = area.region in _V8
         if in_v8 and v8 is not None:
             self._repair_leaf(v8, area)
+        elif v8 is not None and self._unwinder.native is NativeFrames.OFF:
+            in_v8 = self._resume_at_exit()
+            if not in_v8 and not v8.isolate_word(self._snapshot, v8.layout.isolate.js_entry_sp):
+                return [], None
         return self._run(in_v8=in_v8)
 
     def run_above(self, fp: int) -> tuple[list[RawFrame], Truncation | None]:
@@ -277,6 +298,11 @@ class _Walk:
         while True:
             if in_v8:
                 truncation = self._walk_v8()
+                if truncation is None and self._unwinder.native is not NativeFrames.FULL:
+                    if self._resume_at_exit():
+                        continue
+                    if self._root_index == len(self._frames):
+                        return self._frames, None
                 if self._root_index == len(self._frames) and self._take_known_root():
                     return self._frames, None
             else:
