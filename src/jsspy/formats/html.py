@@ -1,7 +1,7 @@
 r"""One HTML file that draws its own flame graph: no network, no library, no build step.
 
 What lives here is the packing: tables and columns of integers in, one inert block of text out. All
-drawing, merging and searching is done by `jsspy/ui/viewer.js`. The file keeps every row of the
+drawing, merging and searching is done by the scripts in `jsspy/ui`. The file keeps every row of the
 stack table (so lines and tiers can be shown, glue frames hidden, recursion folded and time ranges
 chosen without us), names once, and the samples in time order.
 
@@ -49,13 +49,17 @@ GROUPS = (
     "app", "dependency", "core", "builtin", "regexp", "wasm", "native", "kernel", "vm", "glue",
     "other",
 )  # fmt: skip
-"""What frames are coloured and filtered by, in the order of `GROUPS` in viewer.js."""
+"""What frames are coloured and filtered by, in the order of `GROUPS` in ui/page.js."""
 _GROUPS_BY_KIND = {
     FrameKind.REGEXP: "regexp",
     FrameKind.WASM: "wasm",
     FrameKind.VM_FRAME: "glue",
 }
 """Kinds that are a group of their own; of all others, the origin is the group."""
+
+_SCRIPTS = ("page.js", "tree.js", "graph.js", "panels.js", "timeline.js", "start.js")
+_ON_ERROR = "error => { document.body.prepend(`Cannot draw: ${error}`); throw error }"
+_BLANKS = re.compile(r" ?([=<>?:&|,;{}()\[\]*]) ?")
 
 _Column = tuple[str, Sequence[int]]
 
@@ -106,12 +110,16 @@ def _page() -> tuple[str, str, str, str]:
     from importlib import resources
 
     files = resources.files("jsspy.ui")
-    page, style, script = (
-        files.joinpath(f"viewer.{ending}").read_text("utf-8") for ending in ("html", "css", "js")
+    page, style, *scripts = (
+        files.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css", *_SCRIPTS)
     )
-    # Indents and comments are for us. In these files no literal goes over a line's end, or holds
-    # two blanks before two slashes.
-    style, script = (re.sub(r"(?m)^ *(?://.*)?\n?|  +//.*$", "", text) for text in (style, script))
+    # Indents and comments are for us, and so are blanks around operators; those are kept in lines
+    # with a string or a pattern. In these files no literal goes over a line's end, or holds two
+    # blanks before two slashes.
+    body = "\n".join(scripts)
+    style, body = (re.sub(r"(?m)^ *(?://.*)?\n?|  +//.*$", "", text) for text in (style, body))
+    body = re.sub(r"(?m)^[^'\"`/\n]+$", lambda line: _BLANKS.sub(r"\1", line[0]), body)
+    script = f"(async () => {{'use strict'\n{body}}})().catch({_ON_ERROR})"
     style = re.sub(r"/\*.*?\*/|\s*([{};,])\s*", r"\1", style)
     # Blanks between elements would be text nodes for the browser to keep.
     page = page.replace(">\n<", "><")

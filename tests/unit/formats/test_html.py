@@ -154,7 +154,7 @@ def test_groups_tell_whose_code_it_is() -> None:
 
 
 def test_viewer_knows_the_same_groups() -> None:
-    script = resources.files("jsspy.ui").joinpath("viewer.js").read_text("utf-8")
+    script = resources.files("jsspy.ui").joinpath("page.js").read_text("utf-8")
     (table,) = re.findall(r"const GROUPS = \[\n(.*?)\n\];", script, re.DOTALL)
     assert table.count("\n") + 1 == len(GROUPS)
 
