@@ -271,6 +271,8 @@ class ElfFile:
             offset = address - segment.address
             if offset >= 0 and offset + size <= segment.memory_size and size >= 0:
                 stored = max(0, min(size, segment.file_size - offset))
+                if not stored:
+                    return bytes(size)
                 try:
                     data = self._pread(segment.offset + offset, stored, "segment")
                 except MalformedData as error:

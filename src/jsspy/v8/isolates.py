@@ -10,7 +10,7 @@ can be recognized in memory: it holds its own address and its thread id.
     +0x08   dtv                         +0x10   previous, next: a ring
     +0x10   its own address             +0x30   tid
     +0x2c0  next, previous in a list
-    +0x2d0  tid
+    +0x2d0  tid                         +0x80   pointer to the data of pthread keys
     +0x310  data of pthread keys
 
 A thread's descriptor lies at the upper end of its stack, below which there is a guard area. From
@@ -54,11 +54,8 @@ _TAIL_SIZE = 0x1000
 _MAIN_TAIL_SIZE = 0x8000
 """The main thread's descriptor is made by the dynamic linker among other small things."""
 
-_DESCRIPTOR_ALIGNMENT = 64
-_KEYS = 0x310
-_KEY_SIZE = 16
-_INLINE_KEYS = 32
-"""Keys whose data is in the descriptor itself; Node makes its first in the first dozen."""
+_MAX_KEYS = 32
+"""Keys whose data is in glibc's descriptor itself; Node makes its first in the first dozen."""
 
 _ISOLATE_WORDS = 1024
 """Of an isolate; the first roots, most of them maps, are among them in all versions."""
@@ -89,11 +86,18 @@ class _Library(NamedTuple):
     links_to_links: bool
     self_again: int
     """A second place that holds its own address; 0 where there is none."""
-    has_keys: bool
+    alignment: int
+    """Of descriptors. musl aligns them as the program's thread-local variables are."""
+    keys: int
+    """The data of pthread keys (glibc), or a pointer to it."""
+    keys_are_behind_pointer: bool
+    key_size: int
+    key_data: int
+    """Where in the data of a key its value is."""
 
 
-_GLIBC = _Library(tid=0x2D0, links=0x2C0, links_to_links=True, self_again=0x10, has_keys=True)
-_MUSL = _Library(tid=0x30, links=0x18, links_to_links=False, self_again=0, has_keys=False)
+_GLIBC = _Library(0x2D0, 0x2C0, True, 0x10, 64, 0x310, False, 16, 8)
+_MUSL = _Library(0x30, 0x18, False, 0, 8, 0x80, True, 8, 0)
 
 
 class _Descriptor(NamedTuple):
@@ -215,13 +219,23 @@ class ThreadFinder:
         offset = self._layout.isolate_tls_offset
         if offset is None:
             key = self._read_key()
-            if key is not None and self._library.has_keys:
-                yield descriptor + _KEYS + _KEY_SIZE * key + 8
+            if key is not None:
+                yield from self._iter_key_slot(descriptor, key)
             return
         if is_executable(self._v8.elf):
             yield descriptor - tls_size(self._v8.elf) + offset
             return
         yield from _iter_module_slots(self._heap, descriptor, self._library, offset)
+
+    def _iter_key_slot(self, descriptor: int, key: int) -> Iterator[int]:
+        library = self._library
+        data = descriptor + library.keys
+        if library.keys_are_behind_pointer:
+            try:
+                data = self._heap.read_word(data)
+            except FaultError:
+                return
+        yield data + library.key_size * key + library.key_data
 
     def _read_key(self) -> int | None:
         if self._key is None and self._layout.isolate_key_address is not None:
@@ -230,7 +244,7 @@ class ThreadFinder:
                 key = int.from_bytes(self._target.memory.read(Address(address), 4), "little")
             except FaultError:
                 return None
-            if key >= _INLINE_KEYS:
+            if key >= _MAX_KEYS:
                 return None
             if not self._isolates:
                 # V8 may not have made its key yet, and 0 is a key like any other.
@@ -354,7 +368,7 @@ def _iter_descriptors(
     for (start, _), data in zip(ranges, found, strict=True):
         if data is None:
             continue
-        step = _DESCRIPTOR_ALIGNMENT
+        step = library.alignment
         firsts = struct.unpack_from(f"<{len(data) // 8}Q", data)[:: step // 8]
         for index, first in enumerate(firsts):
             if first == start + step * index:
@@ -400,7 +414,7 @@ def _iter_list(memory: Memory, first: _Descriptor, library: _Library) -> Iterato
 
 
 def _read_descriptor(memory: Memory, address: int, library: _Library) -> _Descriptor | None:
-    if address <= 0 or address % _DESCRIPTOR_ALIGNMENT:
+    if address <= 0 or address % library.alignment:
         return None
     try:
         data = memory.read(Address(address), library.tid + 8)
