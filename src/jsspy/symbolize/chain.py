@@ -36,6 +36,7 @@ from jsspy.model.capture import (
     Registers,
     StackSnapshot,
 )
+from jsspy.model.mode import NativeFrames
 from jsspy.model.stack import Frame, Truncation
 from jsspy.model.units import Address
 from jsspy.symbolize.base import UNKNOWN, Frames
@@ -44,13 +45,15 @@ from jsspy.symbolize.native import NativeSymbolizer
 from jsspy.unwind.base import CodeMap, Region
 from jsspy.unwind.chain import decode_rows, followed_of
 from jsspy.unwind.hybrid import HybridUnwinder
+from jsspy.unwind.trail import Trail, TrailWalker
 from jsspy.v8.code import CodeObject
 from jsspy.v8.frames import FrameType
 from jsspy.v8.function import SharedFunctionInfo
 from jsspy.v8.layout import CodeKind
 
-_MAX_ANSWERS = 1 << 14
-"""Bases, stretches and bridges kept of each; beyond that they start anew."""
+_MAX_ANSWERS = 1 << 11
+"""Bases, stretches and bridges kept of each; beyond that they start anew. A base of a deep stack
+takes 10 KB, and what runs for weeks must not grow."""
 
 _ENTRY_BYTES = 128
 """Of a piece lie below the fp of the entry frame that it belongs to (bpf/walk.bpf.c)."""
@@ -125,6 +128,9 @@ class ChainSymbolizer:
         self._bridges: dict[tuple[int, bytes], tuple[int, Frames]] = {}
         self._leaves: dict[tuple[int, ...], _Answer] = {}
         self._exits: dict[bytes, _Answer] = {}
+        self._trails = TrailWalker(code, unwinder)
+        self._trail_frames: dict[Trail, tuple[int, Frames]] = {}
+        """With the generation of the mappings."""
         self._natives: dict[int, tuple[int, Frame]] = {}
         """By pc and whether it is a return address: the generation of the mappings, and a frame."""
         self._functions: dict[int, SharedFunctionInfo] = {}
@@ -215,30 +221,61 @@ class ChainSymbolizer:
         return answer.frames, False
 
     def _name_native_leaf(self, chain: FrameChain, time_ns: int) -> tuple[Frames, bool] | None:
-        stack = self._unwind_leaf(chain)
-        if stack is None:
-            return None
-        frames = self._native_frames(stack[:-1])
-        if frames is None or stack[-1].words[0] not in self._types:
-            answer = self._symbolize(stack, _newest(chain), chain.registers)
-            self._js.js_frames += answer.js_frames
-            self._js.js_frames_named += answer.named
-            return answer.frames, False
-        # The pc of a bridge does not count.
+        kind = self._types.get(ROW.unpack_from(chain.rows)[1])
+        frames: Sequence[Frame] | None = None
+        if kind is not None and self._unwinder.native is NativeFrames.OFF:
+            frames = ()
+        elif kind is not None and kind.is_exit:
+            frames = self._follow_trail(chain)
+        if frames is None or kind is None:
+            stack = self._unwind_leaf(chain)
+            if stack is None:
+                return None
+            frames = self._native_frames(stack[:-1])
+            if frames is None or kind is None:
+                answer = self._symbolize(stack, _newest(chain), chain.registers)
+                self._js.js_frames += answer.js_frames
+                self._js.js_frames_named += answer.named
+                return answer.frames, False
+        answer = self._name_bridge_frame(chain, kind, time_ns)
+        return (*frames, *answer.frames), answer.in_callback
+
+    def _name_bridge_frame(self, chain: FrameChain, kind: FrameType, time_ns: int) -> _Answer:
+        """Name the newest V8 frame, which has a marker."""
+        # Its pc does not count.
         row = chain.rows[8 : ROW.size]
-        known = self._exits.get(row)
-        if known is not None and self._check((known,), time_ns):
-            answer = known
-        else:
-            answer = self._symbolize(stack[-1:], _newest(chain), None)
-            kind = self._types[stack[-1].words[0]]
+        answer = self._exits.get(row)
+        if answer is None or not self._check((answer,), time_ns):
+            newest = _newest(chain)
+            answer = self._symbolize(decode_rows(newest.rows, newest.slots), newest, None)
             answer.in_callback = kind.is_callback or (
                 kind.has_target
                 and any(not function.builtin for function in answer.basis.functions.values())
             )
             _make_room(self._exits)
             self._exits[row] = answer
-        return (*frames, *answer.frames), answer.in_callback
+        return answer
+
+    def _follow_trail(self, chain: FrameChain) -> Frames | None:
+        """Name the native frames below an exit frame; None if that takes more than a glance."""
+        registers = chain.registers
+        address, data = chain.pieces[0]
+        if address != registers.rsp & ~7:
+            return None
+        fp: int = _WORD(chain.slots)[0]
+        trail = self._trails.walk(registers.rip, registers.rsp, registers.rbp, data, fp)
+        if trail is None:
+            return None
+        generation = self._code.native_generation
+        known = self._trail_frames.get(trail)
+        if known is None or known[0] != generation:
+            raws = [RawFrame(Address(abs(pc)), pc > 0) for pc in trail]
+            frames = self._native_frames(raws)
+            if frames is None:
+                return None
+            _make_room(self._trail_frames)
+            known = self._trail_frames[trail] = generation, tuple(frames)
+        return known[1]
 
     def _native_frames(self, stack: Sequence[RawFrame]) -> list[Frame] | None:
         """Name frames of native code; None if one is not native."""
@@ -351,6 +388,8 @@ class ChainSymbolizer:
         self, chain: FrameChain, address: int, data: bytes, next_fp: int
     ) -> Frames | None:
         """Name native code from an entry frame to the next exit frame or the thread's start."""
+        if self._unwinder.native is not NativeFrames.FULL:
+            return ()
         key = (address, data)
         known = self._bridges.get(key)
         if known is not None and known[0] == self._code.native_generation:

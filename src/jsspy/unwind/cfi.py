@@ -22,7 +22,7 @@ The pieces, all in the file:
 
 Programs are run when a pc of their function is first met. Nearly all rows say "CFA is rsp or rbp
 plus n, and these of rbx, rbp, r12..r15 lie right below the return address": such a row becomes a
-`_FastRule`, one slice of the stack to unpack. Anything else is a `_GeneralRule`, with DWARF
+`FastRule`, one slice of the stack to unpack. Anything else is a `_GeneralRule`, with DWARF
 expressions (PLT stubs, OpenSSL, signal frames, realigned stacks) evaluated by a bounded machine.
 
 How it was checked: the rows of all functions of libc, libstdc++ and Node 20 equal what readelf
@@ -109,7 +109,7 @@ def start_registers(registers: Registers) -> CfiRegisters:
     ]
 
 
-class _FastRule(NamedTuple):
+class FastRule(NamedTuple):
     """CFA = a register + offset; callee-saved registers in one run of words below it."""
 
     base: int
@@ -137,7 +137,7 @@ _Where = tuple[_Place, int | bytes]
 
 
 class _GeneralRule(NamedTuple):
-    """A row that does not fit `_FastRule`."""
+    """A row that does not fit `FastRule`."""
 
     base: int
     """Register of the CFA, or -1: then `expression` computes it."""
@@ -148,7 +148,7 @@ class _GeneralRule(NamedTuple):
     interrupted: bool
 
 
-_Rule = _FastRule | _GeneralRule
+_Rule = FastRule | _GeneralRule
 
 
 class _Malformed(Exception):
@@ -205,7 +205,7 @@ class CfiTable:
         """Function starts relative to `_base`, sorted."""
         self._entries: Sequence[int] = ()
         """Addresses of their FDEs relative to `_base`."""
-        self._fast: dict[int, _FastRule] = {}
+        self._fast: dict[int, FastRule] = {}
         self._other: dict[int, _GeneralRule | None] = {}
         self._fdes: dict[int, _Fde | None] = {}
         self._cies: dict[int, _Cie] = {}
@@ -252,6 +252,11 @@ class CfiTable:
         registers[16] = rip
         return Step.CALLER
 
+    def fast_rule(self, address: int) -> FastRule | None:
+        """Return the rule for a pc, as linked, if it is of the simple form."""
+        rule = self._fast.get(address) or self._find_rule(address)
+        return rule if isinstance(rule, FastRule) else None
+
     def _step_slowly(
         self, address: int, registers: CfiRegisters, stack: bytes | memoryview, stack_start: int
     ) -> Step:
@@ -261,7 +266,7 @@ class CfiTable:
             if len(self._fast) + len(self._other) >= MAX_CACHED:
                 self._fast.clear()
                 self._other.clear()
-            if isinstance(rule, _FastRule):
+            if isinstance(rule, FastRule):
                 self._fast[address] = rule
                 return self.step(address, registers, stack, stack_start)
             self._other[address] = rule
@@ -600,7 +605,7 @@ def _compile(state: _State, cie: _Cie) -> _Rule:
     )
 
 
-def _compile_fast(state: _State, places: dict[int, _Where]) -> _FastRule | None:
+def _compile_fast(state: _State, places: dict[int, _Where]) -> FastRule | None:
     if state.base != RSP and state.base not in _CALLEE_SAVED:
         return None
     if places.get(RIP) != (_Place.AT_CFA, -8):
@@ -618,7 +623,7 @@ def _compile_fast(state: _State, places: dict[int, _Where]) -> _FastRule | None:
     depth = -min((offset for _, offset in saved), default=-8)
     count = depth // 8
     indexed = tuple(sorted((register, count + offset // 8) for register, offset in saved))
-    return _FastRule(state.base, state.offset, depth, _UNPACK[count], indexed)
+    return FastRule(state.base, state.offset, depth, _UNPACK[count], indexed)
 
 
 def _step_general(

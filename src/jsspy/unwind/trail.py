@@ -1,0 +1,100 @@
+"""The quick way from a leaf in native code to the V8 frame that called it.
+
+Nearly every native frame is left by a rule that needs rsp and rbp only. The steps are kept by pc,
+and the frames of a whole trail by its pcs: a leaf that was met before costs a look-up per frame.
+Whatever does not fit (other rules, other registers, no rule) is left to `jsspy.unwind.hybrid`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jsspy.model.units import FileAddress
+from jsspy.unwind.base import CodeMap, Region
+from jsspy.unwind.cfi import RBP, RSP
+from jsspy.unwind.hybrid import HybridUnwinder
+
+Trail = tuple[int, ...]
+"""pcs, leaf first, those of return addresses."""
+
+_MAX_STEPS = 1 << 16
+
+
+class _Step(NamedTuple):
+    """How to leave the function that a pc is in."""
+
+    from_rbp: bool
+    """The CFA is relative to rbp, else to rsp."""
+    offset: int
+    rbp_word: int
+    """Words below the CFA at which the caller's rbp is; 0: rbp has not changed."""
+
+
+class TrailWalker:
+    """Walks native leaves of one target."""
+
+    def __init__(self, code: CodeMap, unwinder: HybridUnwinder) -> None:
+        self._code = code
+        self._unwinder = unwinder
+        self._steps: dict[int, _Step | None] = {}
+        """By pc, that of a leaf negated; None: leave it to others."""
+        self._generation = -1
+
+    def walk(self, rip: int, rsp: int, rbp: int, stack: bytes, fp: int) -> Trail | None:
+        """Return the pcs up to V8's code, if that leads to the frame at `fp`.
+
+        Args:
+            rip: Of the leaf; in native code.
+            rsp: Likewise.
+            rbp: Likewise.
+            stack: From rsp, rounded down to a multiple of 8, on.
+            fp: Of the newest V8 frame.
+        """
+        if self._generation != self._code.native_generation:
+            self._generation = self._code.native_generation
+            self._steps.clear()
+        steps = self._steps
+        start = rsp & ~7
+        words = memoryview(stack).cast("Q")
+        trail: list[int] = []
+        key = -rip
+        # Each turn goes up the stack, or ends.
+        while True:
+            try:
+                step = steps[key]
+            except KeyError:
+                if trail and self._code.find(key).region is not Region.NATIVE:
+                    return tuple(trail) if rbp == fp and rsp <= fp else None
+                step = self._learn(key)
+            if step is None:
+                return None
+            from_rbp, offset, rbp_word = step
+            cfa = (rbp if from_rbp else rsp) + offset
+            at = cfa - start
+            if cfa <= rsp or at & 7:
+                return None
+            at >>= 3
+            if at < 1 or at < rbp_word or at > len(words):
+                return None
+            trail.append(key)
+            key = words[at - 1]
+            if rbp_word:
+                rbp = words[at - rbp_word]
+            rsp = cfa
+
+    def _learn(self, key: int) -> _Step | None:
+        is_return_address = key > 0
+        pc = abs(key)
+        area = self._code.find(pc)
+        step = None
+        if area.region is Region.NATIVE and area.elf is not None:
+            address = FileAddress(pc - area.bias - is_return_address)
+            rule = self._unwinder.table(area.elf).fast_rule(address)
+            if rule is not None and rule.base in (RSP, RBP):
+                count = rule.depth // 8
+                word = next((count - index for it, index in rule.saved if it == RBP), 0)
+                step = _Step(rule.base == RBP, rule.offset, word)
+        if len(self._steps) >= _MAX_STEPS:
+            self._steps.clear()
+        self._steps[key] = step
+        return step
