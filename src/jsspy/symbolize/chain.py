@@ -52,8 +52,10 @@ from jsspy.v8.function import SharedFunctionInfo
 from jsspy.v8.layout import CodeKind
 
 _MAX_ANSWERS = 1 << 11
-"""Bases, stretches and bridges kept of each; beyond that they start anew. A base of a deep stack
-takes 10 KB, and what runs for weeks must not grow."""
+"""Kept of each kind; beyond that they start anew."""
+
+_MAX_COPIES = 1 << 9
+"""Bases and bridges that are kept: each with its copy of the stack, which takes up to 20 KB."""
 
 _ENTRY_BYTES = 128
 """Of a piece lie below the fp of the entry frame that it belongs to (bpf/walk.bpf.c)."""
@@ -330,7 +332,7 @@ class ChainSymbolizer:
             return base
         base = self._make_base(chain, pieces, time_ns)
         if base is not None:
-            _make_room(self._bases)
+            _make_room(self._bases, _MAX_COPIES)
             self._bases[rows] = base
         return base
 
@@ -409,7 +411,7 @@ class ChainSymbolizer:
                 return None
             frames.append(native(raw.pc, is_return_address=raw.is_return_address) or UNKNOWN)
         named = tuple(frames)
-        _make_room(self._bridges)
+        _make_room(self._bridges, _MAX_COPIES)
         self._bridges[key] = self._code.native_generation, named
         return named
 
@@ -478,6 +480,6 @@ def _leaf_key(chain: FrameChain, region: Region) -> tuple[int, ...]:
     return (registers.rip, identity, is_complete)
 
 
-def _make_room(answers: dict[Any, Any]) -> None:
-    if len(answers) >= _MAX_ANSWERS:
+def _make_room(answers: dict[Any, Any], most: int = _MAX_ANSWERS) -> None:
+    if len(answers) >= most:
         answers.clear()
