@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,8 +91,16 @@ def wait_sampling(process: subprocess.Popen[str]) -> str:
     """Wait until jsspy says that it samples; return what it said."""
     assert process.stderr is not None
     line = process.stderr.readline()
+    if line.startswith("Sampling with "):
+        line = process.stderr.readline()
     assert line.startswith("Sampling "), line + process.stderr.read()
     return line
+
+
+def without_choice(text: str) -> str:
+    """Return what was said on standard error, without the line that says which engine it is."""
+    first, newline, rest = text.partition("\n")
+    return rest if newline and re.fullmatch(r"Sampling with \w+: .+", first) else text
 
 
 def thread_state(pid: int) -> str:

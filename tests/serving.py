@@ -72,6 +72,8 @@ def serving(verb: str, *arguments: str, cwd: Path | None = None) -> Iterator[Ser
     with starting(verb, *arguments, cwd=cwd) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
+        if line.startswith("Sampling with "):
+            line = process.stderr.readline()
         assert line.startswith("Serving "), line + process.stderr.read()
         yield Server(process, line.removeprefix("Serving ").strip().rpartition("/")[0])
 

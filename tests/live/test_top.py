@@ -18,7 +18,7 @@ import pytest
 
 import nodes
 from jsspy.formats import load_profile
-from running import BUSY, IDLE, environment, jsspy, starting, thread_state
+from running import BUSY, IDLE, environment, jsspy, starting, thread_state, without_choice
 
 pytestmark = pytest.mark.soak
 
@@ -49,20 +49,21 @@ def test_tables_where_there_is_no_terminal(version: str) -> None:
         done = jsspy("top", "--pid", str(target.pid), "-d", "3", "--delay", "0.5")
         assert thread_state(target.pid) != "t"
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert without_choice(done.stderr) == ""
     tables = pictures(done.stdout)
     assert len(tables) >= 3
     last = tables[-1]
-    assert last[0].startswith(f"pid {target.pid}, Node.js {version}, ptrace 99 Hz, ")
+    assert last[0].startswith(f"pid {target.pid}, Node.js {version}, ")
     assert "the time is up" in last[0]
     assert last[1].startswith("V8:  js ")
     assert last[2].startswith("loop:  check ")
     assert re.search(r"; \d+ samples, \d+ truncated, \d+ lost", last[3])
     assert last[4].split() == ["%Own", "%Total", "OwnTime", "TotalTime", "%GC", "Name"]
     rows = {line.split()[5]: line.split() for line in last[5:] if "%" in line}
-    # It never sleeps, so leafWork and what V8 does for it have about all of one CPU.
-    assert float(rows["leafWork"][1].rstrip("%")) > 50
-    assert float(rows["leafWork"][3].rstrip("s")) > 1
+    # It does nothing else: of what CPU time there is, leafWork has about all.
+    whole = max(float(row[1].rstrip("%")) for row in rows.values())
+    assert float(rows["leafWork"][1].rstrip("%")) > 0.5 * whole
+    assert float(rows["leafWork"][3].rstrip("s")) > 0.1
     assert rows["leafWork"][6].endswith("program.js:2")
 
 
@@ -101,7 +102,7 @@ def test_ctrl_c_ends_with_a_last_table(version: str) -> None:
         assert process.wait(10) == 0
         assert "stopped" in pictures(rest)[-1][0]
         assert process.stderr is not None
-        assert process.stderr.read() == ""
+        assert without_choice(process.stderr.read()) == ""
 
 
 @pytest.mark.parametrize("version", VERSION)
@@ -115,7 +116,7 @@ def test_a_reader_that_goes_away_ends_it(version: str) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.wait(10) == 0
-        assert process.stderr.read() == ""
+        assert without_choice(process.stderr.read()) == ""
 
 
 @pytest.mark.parametrize("version", VERSION)
@@ -139,7 +140,9 @@ def test_command_is_started_and_its_output_kept(version: str, tmp_path: Path) ->
     done = jsspy("top", "-d", "1", "--", str(nodes.find(version)), str(script))
     assert done.returncode == 0, done.stderr
     assert "ready" not in done.stdout
-    match = re.fullmatch(r".* was ended by SIGTERM; its output is in (\S+)\n", done.stderr)
+    match = re.fullmatch(
+        r".* was ended by SIGTERM; its output is in (\S+)\n", without_choice(done.stderr)
+    )
     assert match is not None, done.stderr
     log = Path(match[1])
     assert log.read_text(encoding="utf-8") == "ready\n"

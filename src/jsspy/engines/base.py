@@ -31,7 +31,7 @@ class EngineStats:
     requested: int = 0
     """Samples that were due of threads that ran: delivered + lost."""
     idle: int = 0
-    """Samples left out because the thread slept."""
+    """Samples left out because the thread slept; 0 where sleeping threads are sampled."""
     lost: dict[LossReason, int] = field(default_factory=dict)
 
     def lose(self, reason: LossReason, count: int = 1) -> None:
@@ -55,12 +55,19 @@ class Engine(Protocol):
     modes: ClassVar[frozenset[Mode]]
     """What it can measure."""
     mode: Mode
-    period_ns: int
-    """Between two samples of a thread."""
     stats: EngineStats
 
     def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
         """Prepare to take so many samples per second of each thread, in one of `modes`."""
+        ...
+
+    @property
+    def period_ns(self) -> int:
+        """Between two samples of a thread, now."""
+        ...
+
+    def set_rate(self, rate_hz: float) -> None:
+        """Take so many samples per second from now on; each weighs the period of its moment."""
         ...
 
     @classmethod

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import ClassVar, Final, Self
 
 from jsspy.engines.base import Availability, EngineStats
+from jsspy.engines.pace import Pace
 from jsspy.errors import EngineUnavailable, MalformedData, ProcessExited
 from jsspy.linux import bpf, caps, perf, procfs
 from jsspy.model.capture import (
@@ -245,7 +246,7 @@ class EbpfEngine:
     def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
         self.mode = mode
         self.stats = EngineStats()
-        self.period_ns = max(round(1e9 / rate_hz), 1)
+        self._pace = Pace(rate_hz)
         self._poll_s = min(max(_POLL_SAMPLES / rate_hz, MIN_POLL_S), MAX_POLL_S)
         self._kernel: _Kernel | None = None
         self._ring_bytes = _MIN_RING_BYTES
@@ -258,6 +259,18 @@ class EbpfEngine:
         self._free_threads = deque(range(MAX_THREADS))
         self._free_plans = deque(range(MAX_PLANS))
         self._delivered = 0
+
+    @property
+    def period_ns(self) -> int:
+        """Between two samples of a thread that runs."""
+        return self._pace.period_ns
+
+    def set_rate(self, rate_hz: float) -> None:
+        """Take so many samples per second from now on."""
+        self._pace.set_rate(rate_hz)
+        for sampled in self._targets.values():
+            for thread in sampled.threads.values():
+                perf.set_period(thread.event, self.period_ns)
 
     @classmethod
     def probe(cls, target: Target) -> Availability:
@@ -365,9 +378,11 @@ class EbpfEngine:
             self._retire(thread)
             raise EngineUnavailable(self.name, err.message) from err
         sampled.threads[thread.tid] = thread
+        self._pace.join(thread.pid, thread.tid)
 
     def _retire(self, thread: _Thread) -> None:
         thread.close()
+        self._pace.leave(thread.tid)
         self._retired.append(thread)
 
     def remove_target(self, pid: Pid) -> None:
@@ -420,6 +435,7 @@ class EbpfEngine:
         if gone:
             self.stats.lost[LossReason.THREAD_GONE] = gone
         self.stats.requested = self._delivered + lost + gone
+        self.stats.idle = self._pace.idle()
 
     def _decode(self, record: bytes) -> RawSample | None:
         """Turn a record into a sample; None if its thread is not known any more."""
@@ -469,7 +485,7 @@ class EbpfEngine:
             thread.pid,
             thread.tid,
             time_ns,
-            self.period_ns,
+            self._pace.period_at(time_ns),
             ThreadState.RUNNING,
             capture,
             chain,

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import ClassVar, Final, Self
 
 from jsspy.engines.base import Availability, EngineStats
+from jsspy.engines.pace import Pace
 from jsspy.errors import EngineUnavailable, ProcessExited
 from jsspy.linux import caps, perf
 from jsspy.model.capture import CapturePlan, Registers, StackSnapshot, ThreadPlan
@@ -62,7 +63,10 @@ class _Thread:
         self.pid = pid
         self.tid: Tid = plan.tid
         self.plan = plan
-        self.delivered = 0
+        self._period_ns = period_ns
+        self._due = 0
+        self._counted_ns = 0
+        """When the period changed last, on the thread's clock, and how often it had struck then."""
         self.lost = 0
         """Samples for which the ring had no room."""
         self.event = perf.open_clock(
@@ -80,9 +84,15 @@ class _Thread:
                     raise
         perf.enable(self.event)
 
-    def due(self, period_ns: int) -> int:
+    def set_period(self, period_ns: int) -> None:
+        """Let the clock strike more or less often."""
+        self._due, self._counted_ns = self.due(), perf.read_count(self.event)
+        self._period_ns = period_ns
+        perf.set_period(self.event, period_ns)
+
+    def due(self) -> int:
         """Return how often the clock has struck."""
-        return perf.read_count(self.event) // period_ns
+        return self._due + (perf.read_count(self.event) - self._counted_ns) // self._period_ns
 
     def close(self) -> None:
         self.ring.close()
@@ -119,13 +129,25 @@ class PerfEngine:
     def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
         self.mode = mode
         self.stats = EngineStats()
-        self.period_ns = max(round(1e9 / rate_hz), 1)
+        self._pace = Pace(rate_hz)
         self._kernel = True
         self._targets: dict[Pid, _Sampled] = {}
         self._poll = select.poll()
         self._past_due = 0
         self._delivered = 0
         self._ring_full = 0
+
+    @property
+    def period_ns(self) -> int:
+        """Between two samples of a thread that runs."""
+        return self._pace.period_ns
+
+    def set_rate(self, rate_hz: float) -> None:
+        """Take so many samples per second from now on."""
+        self._pace.set_rate(rate_hz)
+        for sampled in self._targets.values():
+            for thread in sampled.threads.values():
+                thread.set_period(self.period_ns)
 
     @classmethod
     def probe(cls, target: Target) -> Availability:
@@ -173,6 +195,7 @@ class PerfEngine:
             except perf.Refused as err:
                 raise EngineUnavailable(self.name, err.message) from err
             sampled.threads[thread.event] = thread
+            self._pace.join(thread.pid, thread.tid)
             self._poll.register(thread.event, select.POLLIN)
 
     def _open(self, pid: Pid, plan: ThreadPlan) -> _Thread:
@@ -189,8 +212,9 @@ class PerfEngine:
     def _drop(self, sampled: _Sampled, thread: _Thread) -> None:
         del sampled.threads[thread.event]
         self._poll.unregister(thread.event)
-        self._past_due += thread.due(self.period_ns)
+        self._past_due += thread.due()
         thread.close()
+        self._pace.leave(thread.tid)
 
     def remove_target(self, pid: Pid) -> None:
         """Stop sampling a target."""
@@ -255,7 +279,7 @@ class PerfEngine:
                     thread.pid,
                     thread.tid,
                     dump.time_ns,
-                    self.period_ns,
+                    self._pace.period_at(dump.time_ns),
                     ThreadState.RUNNING,
                     capture,
                     tuple(map(Address, dump.kernel_chain)),
@@ -288,7 +312,7 @@ class PerfEngine:
     def _account(self) -> None:
         """Bring the statistics up to date."""
         due = self._past_due + sum(
-            thread.due(self.period_ns)
+            thread.due()
             for sampled in self._targets.values()
             for thread in sampled.threads.values()
         )
@@ -299,6 +323,7 @@ class PerfEngine:
         if not self._kernel and unseen > lost.get(LossReason.IN_KERNEL, 0):
             lost[LossReason.IN_KERNEL] = unseen
         self.stats.requested = self._delivered + sum(lost.values())
+        self.stats.idle = self._pace.idle()
 
     def pauses(self) -> PauseStats:
         """Return zeros: nothing is stopped."""

@@ -380,6 +380,10 @@ class PtraceEngine:
         self._pauses = PauseHistogram()
         self._readers: dict[Pid, StoppedReader] = {}
 
+    def set_rate(self, rate_hz: float) -> None:
+        """Take so many samples per second from now on."""
+        self.period_ns = max(round(1e9 / rate_hz), 1)
+
     @classmethod
     def probe(cls, target: Target) -> Availability:
         """Say whether `target` can be traced; stops nothing."""
@@ -437,7 +441,6 @@ class PtraceEngine:
 
     def samples(self) -> Iterator[list[RawSample]]:
         """Yield what was captured, one batch per tick; see `Engine.samples`."""
-        period = self.period_ns
         clock = time.monotonic_ns
         deadline = clock()
         beat = deadline + _HEARTBEAT_NS
@@ -454,6 +457,7 @@ class PtraceEngine:
                     continue
                 batch: list[RawSample] = []
                 if now >= deadline:
+                    period = self.period_ns
                     late = (now - deadline) // period
                     batch = self._tick(late)
                     deadline += (late + 1) * period

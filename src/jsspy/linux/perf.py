@@ -43,6 +43,7 @@ _EXCLUDE_CALLCHAIN_USER: Final = 1 << 22
 _USE_CLOCKID: Final = 1 << 25
 
 _IOC_ENABLE: Final = 0x2400
+_IOC_PERIOD: Final = 0x40082404
 
 _RECORD_LOST: Final = 2
 _RECORD_SAMPLE: Final = 9
@@ -139,6 +140,12 @@ def open_clock(
 def enable(fd: int) -> None:
     """Start an event; one whose thread has ended stays silent."""
     libc.ioctl(fd, _IOC_ENABLE, 0)
+
+
+def set_period(fd: int, period_ns: int) -> None:
+    """Change the CPU time between two samples of a clock."""
+    value = ctypes.c_uint64(period_ns)
+    libc.ioctl(fd, _IOC_PERIOD, ctypes.addressof(value))
 
 
 def read_count(fd: int) -> int:

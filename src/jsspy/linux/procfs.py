@@ -57,6 +57,8 @@ class Status(NamedTuple):
     effective: int = 0
     seccomp: int = 0
     """0 off, 1 strict, 2 filter."""
+    caught: int = 0
+    """Signals with a handler, a bit mask: 1 << (number - 1)."""
 
 
 class BlockedCall(NamedTuple):
@@ -113,6 +115,7 @@ def decode_status(data: bytes) -> Status:
         permitted=_integer(fields.get("CapPrm", ""), 16),
         effective=_integer(fields.get("CapEff", ""), 16),
         seccomp=_integer(fields.get("Seccomp", "")),
+        caught=_integer(fields.get("SigCgt", ""), 16),
     )
 
 
@@ -265,6 +268,20 @@ def read_stat(pid: int, tid: int | None = None) -> Stat | None:
         if err.errno in (errno.ESRCH, errno.ENOENT):
             return None
         raise libc.failure("look at", pid, err.errno or 0) from err
+
+
+def read_busy_ns(pid: int, tid: int) -> int | None:
+    """Return how long a thread ran or waited for a CPU since it began; None if it is gone.
+
+    Source: fs/proc/base.c, proc_pid_schedstat, at v6.12. Where the kernel does not count (no
+    CONFIG_SCHED_INFO) there is no such file.
+    """
+    try:
+        with open(f"/proc/{pid}/task/{tid}/schedstat", "rb") as file:  # noqa: PTH123 - as above
+            ran, waited, _ = file.read(256).split()
+            return int(ran) + int(waited)
+    except (OSError, ValueError):
+        return None
 
 
 def read_status(pid: int) -> Status | None:
