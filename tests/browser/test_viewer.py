@@ -392,6 +392,120 @@ def test_threads_and_times_can_be_chosen(view: Any) -> None:
     assert [row[2].split()[0] for row in page.table()] == ["b"]
 
 
+def timeline(*samples: tuple[int, tuple[Frame, ...]], thread: str = "main") -> Profile:
+    """Return a profile of one thread, of (time in ms, frames) samples that weigh 10 ms each."""
+    meta = ProfileMeta(value_type=ValueType.CPU, command="node server.js", period_ns=10 * MS)
+    profile = Profile(meta)
+    index = profile.intern_thread(ThreadInfo(Pid(7), Tid(7), thread))
+    for time_ms, frames in samples:
+        row = profile.intern_stack(Stack(frames))
+        profile.add_row(row, index, time_ms * MS, 10 * MS)
+    return profile
+
+
+def test_time_order_shows_calls_one_after_the_other(view: Any) -> None:
+    main, work, leaf = js("main"), js("work"), js("leaf")
+    page = view(timeline(
+        (0, (main, work)), (10, (main, work, leaf)), (21, (main,)), (30, (main, work)),
+        (70, (main, work)), (90, (main, leaf)),
+    ))  # fmt: skip
+    page.browser.press("o")
+    page.browser.frame()
+    # 100 ms: main runs from 0 to 40, from 70 to 80 and from 90 to 100.
+    assert page.hover(0, 0.5).startswith("all")
+    assert "100 ms (100 %), from 0" in page.text("#detail")
+    assert "40.0 ms (40.0 %), from 0" in page.hover(1, 0.2)
+    assert "10.0 ms (10.0 %), from 70.0 ms" in page.hover(1, 0.75)
+    assert page.hover(2, 0.1).startswith("work")
+    assert "21.0 ms (21.0 %), from 0" in page.text("#detail")
+    assert "10.0 ms (10.0 %), from 30.0 ms" in page.hover(2, 0.35)
+    assert "11.0 ms (11.0 %), from 10.0 ms" in page.hover(3, 0.15)
+    # Gaps are nothing: what is hovered there is what is chosen, the root.
+    assert page.hover(1, 0.6).startswith("all")
+    assert page.hover(2, 0.25).startswith("all")
+    page.click(2, 0.35)
+    page.browser.frame()
+    assert "order=1" in page.hash()
+    assert page.hover(2, 0.9).startswith("work")
+    page.browser.press("Escape", "o")
+    page.browser.frame()
+    assert "total 60.0 ms (100 %)" in page.hover(0, 0.5)
+
+
+def test_time_order_goes_with_range_thread_kind_and_fold(view: Any) -> None:
+    main, work = js("main"), js("work")
+    native = Frame("read", FrameKind.NATIVE)
+    profile = timeline(*((time, (main, work, main, native)) for time in range(0, 100, 10)))
+    worker = profile.intern_thread(ThreadInfo(Pid(7), Tid(8), "worker"))
+    for time in range(50, 100, 10):
+        profile.add_row(profile.intern_stack(Stack((work,))), worker, time * MS, 10 * MS)
+    page = view(profile, "#order=1&time=20000-45000&fold=1&hide=64")
+    assert "30.0 ms (100 %)" in page.hover(0, 0.5)
+    assert page.hover(1, 0.5).startswith("main")
+    assert page.hover(2, 0.5).startswith("work")
+    assert page.hover(3, 0.5).startswith("all")
+    page.open("#order=1&thread=1")
+    assert "from 50.0 ms" in page.hover(1, 0.8)
+    page.open("#q=read&only=1&order=1")
+    assert page.hover(1, 0.5).startswith("main")
+
+
+def test_time_order_of_deep_stacks(view: Any) -> None:
+    frames = tuple(js(f"f{depth}") for depth in range(20_000))
+    page = view(timeline((0, frames), (10, frames[:10_000]), (20, frames)), "#order=1")
+    assert page.hover(1, 0.5).startswith("f0")
+    assert "30.0 ms (100 %)" in page.text("#detail")
+
+
+def test_there_is_no_time_order_without_times(view: Any, small: Profile) -> None:
+    page = view(small, "#order=1")
+    assert page.browser.evaluate("document.getElementById('order').hidden")
+    assert page.hover(1, 0.5).startswith("main")
+
+
+def test_only_matches_leaves_out_other_stacks(view: Any, small: Profile) -> None:
+    page = view(small)
+    assert page.browser.evaluate("document.getElementById('only').disabled")
+    assert page.search("deep") == "1 function, 1 frames, 30.0 %"
+    page.browser.press("Enter", "Escape", "Escape")
+    page.search("deep")
+    page.browser.evaluate("document.activeElement.blur()")
+    page.browser.press("m")
+    page.browser.frame()
+    assert "total 30.0 ms (100 %)" in page.hover(0, 0.5)
+    assert page.hover(2, 0.9).startswith("left")
+    assert "right" not in {row[2].split()[0] for row in page.table()}
+    page.browser.press("m")
+    page.browser.frame()
+    assert "total 100 ms (100 %)" in page.hover(0, 0.5)
+
+
+def test_packages_are_found_and_chosen(view: Any) -> None:
+    path = "/srv/node_modules/.pnpm/lodash@4.17.21/node_modules/lodash/map.js"
+    lodash = js("map", url=path)
+    page = view(profile_of((30, (js("main"), lodash)), (70, (js("main"), js("own")))))
+    assert page.search("^lodash@4") == "1 function, 1 frames, 30.0 %"
+    assert "lodash@4.17.21" in page.hover(2, 0.9)
+    page.click(2, 0.9)
+    page.browser.evaluate(
+        "[...document.querySelectorAll('#function button')]"
+        ".find(b => b.textContent === 'Only lodash@4.17.21').click()"
+    )
+    page.browser.frame()
+    assert "total 30.0 ms (100 %)" in page.hover(0, 0.5)
+    assert "only=1" in page.hash()
+
+
+def test_truncated_stacks_stand_apart(view: Any) -> None:
+    profile = profile_of((60, (js("main"), js("work"))), (40, (js("work"),)))
+    profile.truncated[1] = Truncation.TOO_DEEP
+    page = view(profile)
+    assert page.hover(1, 0.3).startswith("main")
+    assert page.hover(1, 0.8).startswith("(truncated: too-deep)")
+    assert "total 40.0 ms" in page.text("#detail")
+    assert page.hover(2, 0.8).startswith("work")
+
+
 def test_address_keeps_zoom_and_search(view: Any, small: Profile) -> None:
     page = view(small)
     page.search("deep")

@@ -11,12 +11,14 @@ import click
 
 from jsspy.model import transform
 from jsspy.model.profile import Profile, ThreadInfo
+from jsspy.model.sample import VmState
 from jsspy.model.stack import FrameKind
 from jsspy.model.transform import Grouping
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _KINDS = [kind.value for kind in FrameKind]
+_VM_STATES = [state.value for state in VmState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Reshaping:
     to_s: float | None = None
     threads: re.Pattern[str] | None = None
     kinds: tuple[str, ...] = ()
+    vm_states: tuple[str, ...] = ()
     include: re.Pattern[str] | None = None
     exclude: re.Pattern[str] | None = None
     trim_root: re.Pattern[str] | None = None
@@ -48,12 +51,13 @@ class Reshaping:
         if self.generated:
             parts = [transform.show_generated(profile) for profile in parts]
         result = parts[0] if len(parts) == 1 else transform.merge(parts)
-        if self.threads or self.kinds or self.include or self.exclude:
+        if self.threads or self.kinds or self.vm_states or self.include or self.exclude:
             threads = self.threads
             result = transform.filter_samples(
                 result,
                 threads=None if threads is None else lambda info: _names(threads, info),
                 kinds=[FrameKind(kind) for kind in self.kinds] or None,
+                vm_states={VmState(state) for state in self.vm_states} or None,
                 include=self.include,
                 exclude=self.exclude,
             )
@@ -143,6 +147,15 @@ def reshape_options(function: _Function) -> _Function:
                 metavar="KIND",
                 help="Only stacks with a frame of this kind, which may be repeated: "
                 f"{', '.join(_KINDS)}.",
+            ),
+            click.option(
+                "--vm-state",
+                "vm_states",
+                type=click.Choice(_VM_STATES),
+                multiple=True,
+                metavar="STATE",
+                help="Only samples in which V8 did this, which may be repeated: "
+                f"{', '.join(_VM_STATES)}.",
             ),
             click.option(
                 "--trim-root",

@@ -35,6 +35,7 @@ from jsspy.model import names
 from jsspy.model.profile import Profile
 from jsspy.model.sample import VmState
 from jsspy.model.stack import Frame, FrameKind, Tier, Truncation
+from jsspy.model.transform import mark_truncated
 
 __all__ = ["GROUPS", "Html", "write_page"]
 
@@ -50,6 +51,7 @@ GROUPS = (
     "other",
 )  # fmt: skip
 """What frames are coloured and filtered by, in the order of `GROUPS` in ui/page.js."""
+_DEPENDENCY = GROUPS.index("dependency")
 _GROUPS_BY_KIND = {
     FrameKind.REGEXP: "regexp",
     FrameKind.WASM: "wasm",
@@ -92,6 +94,7 @@ def write_page(
         show_before: Widths are at first the second weights.
     """
     page, policy, style, script = _page()
+    profile = mark_truncated(profile)
     title = names.clean(profile.meta.command) or "flame graph"
     parts = {
         "policy": policy,
@@ -196,18 +199,21 @@ def _frame_columns(frames: Sequence[Frame], strings: _Strings) -> Iterator[_Colu
     table: list[tuple[int, ...]] = []
     for function_frame in functions:
         place = names.place_of(function_frame)
+        group = _group_of(function_frame)
+        package = names.package_of(function_frame) if group == _DEPENDENCY else ""
         table.append(
             (
                 strings.add(names.function_name(function_frame)),
-                _group_of(function_frame),
+                group,
                 strings.add(
                     names.file_of(function_frame) if place or function_frame.module else ""
                 ),
                 (place and place.line) or 0,
                 (place and place.column) or 0,
+                strings.add(package),
             )
         )
-    yield from _columns("fn", ("name", "group", "file", "line", "column"), table)
+    yield from _columns("fn", ("name", "group", "file", "line", "column", "package"), table)
     yield from _columns("frame", ("fn", "line", "tier"), rows)
 
 

@@ -16,6 +16,7 @@ from jsspy.formats.tree import Tree, proportional_counts, shown_function
 from jsspy.model.names import Origin, clean, display_name, function_name, origin_of
 from jsspy.model.profile import Profile
 from jsspy.model.stack import Frame
+from jsspy.model.transform import mark_truncated
 
 _WIDTH = 1200
 _ROW = 17
@@ -45,7 +46,7 @@ class Svg:
 
     def write(self, profile: Profile, out: BinaryIO) -> None:
         """See `Format.write`."""
-        write_text(out, _parts(profile))
+        write_text(out, _parts(mark_truncated(profile)))
 
 
 def _parts(profile: Profile) -> Iterator[str]:

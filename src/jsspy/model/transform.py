@@ -13,13 +13,14 @@ from __future__ import annotations
 import copy
 import re
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
 
 from jsspy.errors import JsspyError
 from jsspy.model.names import display_name, file_of, function_of, package_of
 from jsspy.model.profile import PauseStats, Profile, ProfileMeta, SamplingStats, ThreadInfo
-from jsspy.model.stack import Frame, FrameKind, Location
+from jsspy.model.sample import VmState
+from jsspy.model.stack import Frame, FrameKind, Location, Truncation
 
 _NOT_MAPPED = -2
 
@@ -169,6 +170,24 @@ def add_threads(profile: Profile) -> Profile:
     return _copy_columns(profile, result, rows, range(len(profile)))
 
 
+def mark_truncated(profile: Profile) -> Profile:
+    """Put each stack that does not reach its thread's start below a frame that says so and why.
+
+    Otherwise a picture would show its outermost frame as one that nobody called.
+    """
+    if not profile.truncated:
+        return profile
+    result = _like(profile)
+    copier = _copier(profile, result)
+    maps: dict[Truncation | None, Callable[[int], int]] = {None: _map_rows(profile, copier)}
+    for why in Truncation:
+        if why in profile.truncated.values():
+            root = _append(result, -1, Frame(f"(truncated: {why.value})", FrameKind.UNKNOWN))
+            maps[why] = _map_rows(profile, copier, root)
+    rows = array("i", (maps[profile.truncated.get(i)](row) for i, row in enumerate(profile.stack)))
+    return _copy_columns(profile, result, rows, range(len(profile)))
+
+
 def filter_samples(
     profile: Profile,
     *,
@@ -176,6 +195,7 @@ def filter_samples(
     kinds: Iterable[FrameKind] | None = None,
     include: re.Pattern[str] | None = None,
     exclude: re.Pattern[str] | None = None,
+    vm_states: Collection[VmState] | None = None,
     start_ns: int | None = None,
     end_ns: int | None = None,
 ) -> Profile:
@@ -187,6 +207,7 @@ def filter_samples(
         kinds: The stack has a frame of one of these kinds.
         include: The pattern finds the display name of a frame in the stack.
         exclude: The pattern finds none.
+        vm_states: V8 did one of these.
         start_ns: Taken at this time (CLOCK_MONOTONIC) or later.
         end_ns: Taken before this time.
     """
@@ -206,6 +227,7 @@ def filter_samples(
             kept_threads[profile.thread[sample]]
             and (start_ns is None or time >= start_ns)
             and (end_ns is None or time < end_ns)
+            and (vm_states is None or profile.vm_state[sample] in vm_states)
             and all((row >= 0 and bool(found[row])) is expected for found, expected in conditions)
         )
 

@@ -195,11 +195,11 @@ class Graph {
     c.fillStyle = palette.page;
     c.fillRect(0, 0, width, RULER);
     c.fillStyle = palette.inkSoft;
-    const least = roundUp((to - from) / Math.max(2, width / 110)), tick = isTime ? least : Math.max(1, Math.round(least));
-    const unit = fit(this.caption + UNIT, width), reserved = width - fitted - 8;
+    const least = roundUp((to - from) / Math.max(2, width / 110)), show = this.tree.timed ? duration : amount, tick = show === duration ? least : Math.max(1, Math.round(least));
+    const unit = fit(this.caption + (this.tree.timed ? 'time' : UNIT), width), reserved = width - fitted - 8;
     c.fillText(unit, reserved, RULER / 2);
     for (let i = 0; ; i++) {
-      const px = i * tick * scale, label = brief(amount(i * tick));
+      const px = i * tick * scale, label = brief(show(i * tick));
       fit(label, width);
       if (px + fitted + 8 > reserved) break;
       c.fillRect(Math.round(px), 0, 1, 5);

@@ -60,6 +60,7 @@ const definition = fn => {
   const line = col.fn_line[fn], column = col.fn_column[fn];
   return strings[col.fn_file[fn]] + (line ? ':' + line : '') + (line && column ? ':' + column : '');
 };
+const packageOf = fn => fn < 0 ? '' : strings[col.fn_package[fn]];
 const shorten = path => path.slice(path.lastIndexOf('/') + 1);
 
 // ---- Kinds and colours --------------------------------------------------------------------------
@@ -179,5 +180,7 @@ const state = {
   hidden: 1 << GLUE,       // bit per kind
   thread: -1, from: -1, to: -1,   // the chosen range, microseconds; -1 is none
   focus: -1,               // function of the callers and callees view
+  only: false,             // leave out stacks without a match of the search
+  order: false,            // one thread in order of time, instead of like stacks together
   before: meta.before,     // of a diff: widths are the earlier weights, and change is what will come
 };

@@ -16,12 +16,13 @@ function describe(graph, bar, speak) {
   const isMain = graph.tree === main;
   const tiers = f >= 0 && isMain ? tiersOf(r => rowBar[r] === bar && rowFn[r] === f).join(', ') : '';
   const withSelf = isMain || graph === graphs[1];
-  const numbers = base ? `total ${amount(total[bar])}, ${compared(total[bar], base[bar])}` + (isMain ? `; self ${amount(self[bar])}, ${compared(self[bar], baseSelf[bar])}` : '')
+  const {timed} = graph.tree, of = part => timed ? percent(part, total[0]) : share(part);
+  const numbers = timed ? `${duration(total[bar])} (${of(total[bar])}), from ${duration(graph.tree.x[bar])}` : base ? `total ${amount(total[bar])}, ${compared(total[bar], base[bar])}` + (isMain ? `; self ${amount(self[bar])}, ${compared(self[bar], baseSelf[bar])}` : '')
     : `total ${amount(total[bar])} (${share(total[bar])})` + (withSelf ? `, self ${amount(self[bar])} (${share(self[bar])})` : '');
   const title = f < 0 ? rootName : name(f);
   const where = definition(f);
   $('detail').replaceChildren(
-    h('b', {}, title), ' ', h('span', {}, [where, groupOf(f), tiers].filter(Boolean).join(' · ')), h('br'), numbers);
+    h('b', {}, title), ' ', h('span', {}, [where, groupOf(f), packageOf(f), tiers].filter(Boolean).join(' · ')), h('br'), numbers);
   if (speak) say(`${title}, ${numbers}${where ? ', ' + where : ''}${tiers ? ', ' + tiers : ''}`);
 }
 
@@ -49,13 +50,15 @@ function showFunction(fn) {
   }
   const hot = [...lines].sort((a, b) => b[1].total - a[1].total || a[0] - b[0]).slice(0, 8);
   const tiers = tiersOf(r => rowFn[r] === fn);
+  const owner = packageOf(fn);
   box.replaceChildren(
     h('h2', {}, name(fn)),
-    h('p', {}, [definition(fn), groupOf(fn), tiers.join(', '),
+    h('p', {}, [definition(fn), groupOf(fn), owner, tiers.join(', '),
       isDiff ? `self ${amount(fnSelf[fn])}, ${compared(fnSelf[fn], fnBaseSelf[fn])}; total ${amount(fnTotal[fn])}, ${compared(fnTotal[fn], fnBase[fn])}`
         : `self ${share(fnSelf[fn])}, total ${share(fnTotal[fn])}`].filter(Boolean).join(' · ')),
     h('button', {onclick: () => setFocus(state.focus === fn ? -1 : fn)}, state.focus === fn ? 'Back to the graph' : 'Callers and callees'),
     h('button', {onclick: copy}, 'Copy'));
+  if (owner) box.append(h('button', {onclick: () => onlyPackage(owner), title: 'Leave out stacks without it'}, 'Only ' + owner));
   if (hot.length) {
     const file = strings[col.fn_file[fn]];
     box.append(h('table', {}, h('tbody', {}, ...hot.map(([line, {self, total}]) => h('tr', {title: `line ${line}: self ${amount(self)}, total ${amount(total)}`},
@@ -165,8 +168,9 @@ const table = {
     const fn = this.rows[index], box = $('table');
     if (fn === undefined) return;
     if (state.focus < 0) {
+      const {count, fn: fns, total} = graphs[0].tree;
       let widest = 0;
-      for (let bar = 1; bar < main.count; bar++) if (main.fn[bar] === fn && (!widest || main.total[bar] > main.total[widest])) widest = bar;
+      for (let bar = 1; bar < count; bar++) if (fns[bar] === fn && (!widest || total[bar] > total[widest])) widest = bar;
       if (widest) {
         graphs[0].select(widest, true);
         graphs[0].reveal(widest, 3);

@@ -19,9 +19,9 @@ function rebuild() {
   const way = graphs[0].tree === main && main ? path(graphs[0]) : [];
   buildMain();
   showGraphs();
-  const bar = state.focus < 0 ? follow(main, way) : 0;
+  found();
+  const bar = graphs[0].tree === main ? follow(main, way) : 0;
   if (bar) graphs[0].zoom(bar);
-  search();
   legend();
   showFunction(shownFn);
   describe(graphs[0], 0, false);
@@ -36,7 +36,24 @@ function showGraphs() {
   if (both) {
     graphs[0].show(buildCallers(state.focus), true, 'Callers · ');
     graphs[1].show(buildCallees(state.focus), false, 'Callees · ');
+  } else if (state.order && span) {
+    const thread = busiest();
+    graphs[0].show(buildOrder(thread), state.flame, `${threadName(thread)} · `);
   } else graphs[0].show(main, state.flame, '');
+}
+
+// The thread with the most weight of what is chosen.
+function busiest() {
+  const weight = head.threads.map(() => 0);
+  for (let s = 0; s < sampleCount; s++) if (chosen(s)) weight[col.sample_thread[s]] += col.sample_weight[s];
+  return weight.indexOf(Math.max(...weight));
+}
+
+function onlyPackage(owner) {
+  state.query = $('search').value = `^${owner.replace(/[^\w@/ ]/g, '\\$&')}$`;
+  state.only = true;
+  pressed();
+  rebuild();
 }
 
 function setFocus(fn) {
@@ -101,7 +118,7 @@ function repaint() {
 }
 
 function pressed() {
-  for (const id of ['flame', 'fold', 'safe', 'before']) $(id).ariaPressed = String(Boolean(state[id]));
+  for (const id of ['flame', 'fold', 'order', 'only', 'safe', 'before']) $(id).ariaPressed = String(Boolean(state[id]));
   $('aside').ariaPressed = String(state.table);
   document.querySelector('aside').hidden = !state.table;
 }
@@ -109,6 +126,8 @@ function pressed() {
 const actions = {
   flame() { state.flame = !state.flame; if (state.focus < 0) { const at = graphs[0].zoomed; showGraphs(); if (at) graphs[0].zoom(at); } },
   fold() { state.fold = !state.fold; rebuild(); },
+  order() { if (span) { state.order = !state.order; rebuild(); } },
+  only() { state.only = !state.only; rebuild(); },
   before() { if (isDiff) { state.before = !state.before; rebuild(); } },
   aside() { state.table = !state.table; },
   safe() { state.safe = !state.safe; repaint(); },
@@ -126,7 +145,7 @@ const actions = {
 function run(action) { actions[action](); pressed(); saveSoon(); }
 
 const KEYS = {
-  '/': 'search', n: 'next', N: 'previous', i: 'flame', r: 'fold', v: 'glue', s: 'sandwich', t: 'table', g: 'graph',
+  '/': 'search', n: 'next', N: 'previous', i: 'flame', r: 'fold', o: 'order', m: 'only', v: 'glue', s: 'sandwich', t: 'table', g: 'graph',
   T: 'aside', b: 'before', c: 'copy', d: 'theme', p: 'safe', 0: 'reset', '?': 'help', I: 'info',
 };
 
@@ -147,7 +166,9 @@ function help() {
     [keys('Enter'), 'Zoom in; in the table: callers and callees'],
     [keys('Esc'), 'Zoom out, leave a view, clear the search'],
     [keys('+', '-', '0'), 'Zoom in, out, show everything'],
-    [keys('/', 'n', 'N'), 'Search by text or regexp; next and previous match'],
+    [keys('/', 'n', 'N'), 'Search by text or regexp, in names, files and packages; next and previous match'],
+    [keys('m'), 'Leave out the stacks without a match'],
+    ...span ? [[keys('o'), 'One thread in order of time']] : [],
     [keys('c'), 'Copy name and place of the frame under the mouse, else of the chosen one'],
     [keys('s'), 'Callers and callees of the chosen function'],
     [keys('i', 'r', 'v'), "Turn the graph over; fold recursion; show V8's glue frames"],
@@ -191,6 +212,8 @@ function save() {
   if (state.query) p.set('q', state.query);
   if (state.flame) p.set('flame', 1);
   if (state.fold) p.set('fold', 1);
+  if (state.only) p.set('only', 1);
+  if (state.order) p.set('order', 1);
   if (isDiff && state.before !== meta.before) p.set('before', +state.before);
   if (state.safe) p.set('safe', 1);
   if (state.theme) p.set('theme', state.theme);
@@ -217,7 +240,7 @@ function restore() {
   const times = range(p.get('time'), 0, span);
   Object.assign(state, {
     before: isDiff && (p.has('before') ? p.get('before') === '1' : meta.before),
-    query: p.get('q') || '', flame: p.has('flame'), fold: p.has('fold'), safe: p.has('safe'),
+    query: p.get('q') || '', flame: p.has('flame'), fold: p.has('fold'), only: p.has('only'), order: p.has('order'), safe: p.has('safe'),
     theme: ['dark', 'light'].includes(p.get('theme')) ? p.get('theme') : '',
     hidden: p.has('hide') ? index(p.get('hide'), 1 << GROUPS.length) : 1 << GLUE,
     thread: index(p.get('thread'), head.threads.length), focus: index(p.get('fn'), fnCount),
@@ -250,7 +273,8 @@ if (head.threads.length > 1) {
 }
 state.table = innerWidth > 900;
 $('before').hidden = $('scale').hidden = !isDiff;
-for (const id of ['before', 'flame', 'fold', 'aside', 'safe', 'theme', 'reset', 'next', 'previous', 'info', 'help']) on($(id), 'click', () => run(id));
+$('order').hidden = !span || isDiff;
+for (const id of ['before', 'flame', 'fold', 'order', 'only', 'aside', 'safe', 'theme', 'reset', 'next', 'previous', 'info', 'help']) on($(id), 'click', () => run(id));
 on($('search'), 'input', () => { state.query = $('search').value; search(); saveSoon(); });
 on($('search'), 'keydown', event => {
   if (event.key === 'Enter') step(event.shiftKey ? -1 : 1);

@@ -103,15 +103,18 @@ class Builder {
       t.end[bar] += bar + 1;                 // holds the number of bars above until here
       if (bar) t.end[t.parent[bar]] += t.end[bar] - bar;
     }
-    // The bars of each depth, left to right.
-    t.first = new Int32Array(t.levels + 1);
-    for (let bar = 0; bar < size; bar++) t.first[t.depth[bar] + 1]++;
-    for (let d = 0; d < t.levels; d++) t.first[d + 1] += t.first[d];
-    t.level = new Int32Array(size);
-    const fill = t.first.slice();
-    for (let bar = 0; bar < size; bar++) t.level[fill[t.depth[bar]]++] = bar;
-    return t;
+    return withLevels(t);
   }
+}
+
+// Adds the bars of each depth, left to right.
+function withLevels(t) {
+  const {count, depth, levels} = t, first = t.first = new Int32Array(levels + 1);
+  for (let bar = 0; bar < count; bar++) first[depth[bar] + 1]++;
+  for (let d = 0; d < levels; d++) first[d + 1] += first[d];
+  const level = t.level = new Int32Array(count), fill = first.slice();
+  for (let bar = 0; bar < count; bar++) level[fill[depth[bar]]++] = bar;
+  return t;
 }
 
 let main;            // the tree of everything that is selected
@@ -120,12 +123,26 @@ let fnSelf, fnTotal; // by function; recursion counts once in a total
 let fnBaseSelf, fnBase;        // the same of the weight that is not shown
 let kindSelf;
 
+let rowMatches = null;      // with `only`: 1 for rows that match or have a caller that does
+
 function chosen(sample) {
   return (state.thread < 0 || col.sample_thread[sample] === state.thread)
-    && (state.from < 0 || sampleTime[sample] >= state.from && sampleTime[sample] <= state.to);
+    && (state.from < 0 || sampleTime[sample] >= state.from && sampleTime[sample] <= state.to)
+    && (!rowMatches || rowMatches[col.sample_row[sample]]);
+}
+
+function matchRows() {
+  rowMatches = state.only && matched ? new Uint8Array(rowCount) : null;
+  if (!rowMatches) return;
+  for (let r = 0; r < rowCount; r++) {
+    const up = r - col.row_up[r];
+    rowMatches[r] = matched[rowFn[r]] || up >= 0 && rowMatches[up] ? 1 : 0;
+  }
 }
 
 function buildMain() {
+  match();
+  matchRows();
   rowSelf = new Float64Array(rowCount);
   const [weight, other] = state.before ? [col.sample_base, col.sample_weight] : [col.sample_weight, col.sample_base];
   const rowBase = isDiff && new Float64Array(rowCount);
@@ -226,42 +243,114 @@ function buildCallers(focus) {
   return builder.finish();
 }
 
+// The samples of one thread side by side: a bar is a call, for as long as it was seen in one sample
+// after the other. Widths are time that went by, in ns; where the thread did not run there is a gap.
+function buildOrder(thread) {
+  const t = {thread, timed: true, count: 1, levels: 1};
+  let room = 1 << 12, depth = new Int32Array(room);
+  for (const key of ['fn', 'parent', 'end']) t[key] = new Int32Array(room);
+  for (const key of ['x', 'until']) t[key] = new Float64Array(room);
+  t.fn[0] = -1;
+  const grow = array => { const grown = new array.constructor(room); grown.set(array); return grown; };
+  const stack = [0];      // of open bars
+  const from = Math.max(0, state.from), to = state.from < 0 ? Infinity : state.to;
+  let lastEnd = -1;
+  const close = (left, at) => { while (stack.length > left) { const bar = stack.pop(); t.end[bar] = t.count; t.until[bar] = at; } };
+  for (let s = 0; s < sampleCount; s++) {
+    if (col.sample_thread[s] !== thread || !chosen(s)) continue;
+    const time = (sampleTime[s] - from) * 1e3, lasts = isTime ? col.sample_weight[s] : meta.period || 1e6;
+    // A tick is not to the point: half a period more is no gap yet.
+    const gap = time > lastEnd + lasts / 2;
+    let calls = [];
+    for (let r = col.sample_row[s]; r >= 0; r -= col.row_up[r]) {
+      const fn = rowFn[r];
+      if (!(state.hidden >> fnGroup[fn] & 1)) calls.push(fn);
+    }
+    calls.reverse();
+    if (state.fold) calls = [...new Set(calls)];
+    let same = 0;
+    while (!gap && same < calls.length && same + 1 < stack.length && t.fn[stack[same + 1]] === calls[same]) same++;
+    close(same + 1, gap ? lastEnd : time);
+    for (let i = same; i < calls.length; i++) {
+      const bar = t.count++;
+      if (bar === room) {
+        room *= 2;
+        depth = grow(depth);
+        for (const key of ['fn', 'parent', 'end', 'x', 'until']) t[key] = grow(t[key]);
+      }
+      t.fn[bar] = calls[i];
+      t.parent[bar] = stack[stack.length - 1];
+      t.x[bar] = time;
+      depth[bar] = stack.length;
+      if (stack.push(bar) > t.levels) t.levels = stack.length;
+    }
+    lastEnd = time + lasts;
+  }
+  close(1, lastEnd);
+  close(0, Math.max(lastEnd, ((to < span ? to : span) - from) * 1e3));
+  for (const key of ['fn', 'parent', 'end', 'x', 'until']) t[key] = t[key].subarray(0, t.count);
+  t.depth = depth.subarray(0, t.count);
+  t.total = t.until.map((until, bar) => until - t.x[bar]);
+  t.self = t.total.slice();
+  for (let bar = 1; bar < t.count; bar++) t.self[t.parent[bar]] -= t.total[bar];
+  return withLevels(t);
+}
+
 // ---- Search -------------------------------------------------------------------------------------
 
 let matched = null;      // by function: 1 if it matches
 let matchedBars = 0;
 
-function search() {
+let badPattern = '';
+
+// Which functions match, by name, place or package.
+function match() {
   matched = null;
-  matchedBars = 0;
-  let problem = '', test = null;
-  if (state.query) {
-    try {
-      const pattern = new RegExp(state.query, 'i');
-      test = text => pattern.test(text);
-    } catch (error) {
-      problem = error.message.replace(/^.*: /, '');
-      const text = state.query.toLowerCase();
-      test = candidate => candidate.toLowerCase().includes(text);
-    }
+  badPattern = '';
+  if (!state.query) return;
+  let test;
+  try {
+    const pattern = new RegExp(state.query, 'i');
+    test = text => pattern.test(text);
+  } catch (error) {
+    badPattern = error.message.replace(/^.*: /, '');
+    const text = state.query.toLowerCase();
+    test = candidate => candidate.toLowerCase().includes(text);
   }
+  matched = new Uint8Array(fnCount);
+  const packages = new Map();
+  const inPackage = fn => {
+    const at = col.fn_package[fn];
+    if (!packages.has(at)) packages.set(at, test(strings[at]));
+    return packages.get(at);
+  };
+  for (let fn = 0; fn < fnCount; fn++) if (inPackage(fn) || test(name(fn)) || test(definition(fn))) matched[fn] = 1;
+}
+
+function search() {
+  if (state.only) return rebuild();
+  match();
+  found();
+}
+
+// Says what was found, in the tree that there is.
+function found() {
+  matchedBars = 0;
   let functions = 0, weight = 0;
-  if (test) {
-    matched = new Uint8Array(fnCount);
-    for (let fn = 0; fn < fnCount; fn++) {
-      if (test(name(fn)) || test(definition(fn))) { matched[fn] = 1; if (fnTotal[fn]) functions++; }
-    }
+  if (matched) {
     const {fn, end, total, count} = main;
+    for (let f = 0; f < fnCount; f++) if (matched[f] && fnTotal[f]) functions++;
     for (let bar = 1, until = 0; bar < count; bar++) {
       if (!matched[fn[bar]]) continue;
       matchedBars++;
       if (bar >= until) { weight += total[bar]; until = end[bar]; }
     }
   }
-  $('found').textContent = problem ? `Not a regexp (${problem}); as text: ${share(weight)}`
-    : test ? `${integer(functions)} function${functions === 1 ? '' : 's'}, ${integer(matchedBars)} frames, ${share(weight)}` : '';
-  $('found').className = $('search').className = problem ? 'bad' : '';
+  $('found').textContent = badPattern ? `Not a regexp (${badPattern}); as text: ${share(weight)}`
+    : matched ? `${integer(functions)} function${functions === 1 ? '' : 's'}, ${integer(matchedBars)} frames, ${share(weight)}` : '';
+  $('found').className = $('search').className = badPattern ? 'bad' : '';
   $('previous').disabled = $('next').disabled = !matchedBars;
+  $('only').disabled = !state.query;
   table.fill();
   redraw();
 }

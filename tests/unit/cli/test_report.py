@@ -80,6 +80,7 @@ def test_samples_without_times_cannot_be_cut(tmp_path: Path) -> None:
         (["--kind", "regexp"], 1),
         (["--kind", "regexp", "--kind", "kernel"], 2),
         (["--kind", "kernel", "--include", "^hot "], 0),
+        (["--vm-state", "gc"], 1),
         (["--include", "^hot ", "--exclude", "^Lazy", "--thread", "main"], 5),
     ],
 )

@@ -77,6 +77,7 @@ REGROUPING: dict[str, Callable[[Profile], Profile]] = {
     "trim": lambda profile: transform.trim_root(profile, HOT_PATTERN),
     "invert": transform.invert,
     "threads": transform.add_threads,
+    "truncated": transform.mark_truncated,
     "filter": transform.filter_samples,
     "merge": lambda profile: transform.merge([profile]),
 }
@@ -113,6 +114,17 @@ def shape(profile: Profile) -> tuple[object, ...]:
         list(profile.weight),
         profile.truncated,
     )
+
+
+def test_truncated_stacks_have_a_root_of_their_own() -> None:
+    profile = profile_of((MAIN, HOT), (HOT,), ())
+    profile.truncated = {1: Truncation.TOO_DEEP, 2: Truncation.STALE}
+    marked = transform.mark_truncated(profile)
+    shown = [[display_name(f) for f in marked.stack_frames(row)] for row in marked.stack]
+    assert shown[0] == [display_name(MAIN), display_name(HOT)]
+    assert shown[1] == ["(truncated: too-deep)", display_name(HOT)]
+    assert shown[2] == ["(truncated: stale)"]
+    assert marked.truncated == profile.truncated
 
 
 @pytest.mark.parametrize("name", REGROUPING)
