@@ -1,9 +1,10 @@
 """Measure what jsspy costs, and compare with budget.toml.
 
-    python bench/run.py [--node 20.20.2 --node 24.15.0] [setup pause slowdown resolve]
+    python bench/run.py [--node 20.20.2 --node 24.15.0] [setup pause resolve beside]
 
-Every figure is measured in this run. Slowdown is measured inside one process, sampling on and off
-in turn, so that it does not depend on how two runs of a program differ.
+Every figure is measured in this run. `beside` is what a program loses under jsspy and under other
+profilers; see beside.py. `--cycles 2` makes it short and rough, `--write README.md` puts its table
+between the marks of that file.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
+
+import beside
+from report import BUDGET, failures, report
+from work import working
 
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.formats import load_profile
@@ -31,48 +36,11 @@ from jsspy.v8.isolates import find_threads
 from jsspy.v8.metadata import load_layout
 from jsspy.v8.plan import make_plan
 
-HERE = Path(__file__).resolve().parent
-BUDGET = tomllib.loads((HERE / "budget.toml").read_text(encoding="utf-8"))
-NODES = Path(os.environ.get("JSSPY_NODES", HERE.parent / ".cache" / "nodes"))
-
 RATE_HZ = 99
 PERIOD_NS = 10**9 // RATE_HZ
 RECORD_S = 10
-WINDOW_S = 0.25
-WINDOWS = 60
 SAMPLES = 300
-
-failures: list[str] = []
-
-
-def report(name: str, value: float, unit: str, limit: float, *, at_least: bool = False) -> None:
-    """Print one figure beside its budget."""
-    good = value >= limit if at_least else value <= limit
-    if not good:
-        failures.append(name)
-    relation = ">=" if at_least else "<="
-    verdict = "ok" if good else "OVER"
-    print(f"  {name:34} {value:12.4g} {unit:10} {relation} {limit:g}  {verdict}", flush=True)
-
-
-@contextmanager
-def target(version: str) -> Iterator[tuple[int, Path]]:
-    """Run bench/targets/work.js; yield its pid and the file with the times of its work items."""
-    with tempfile.TemporaryDirectory() as scratch:
-        times = Path(scratch) / "times"
-        node = NODES / f"v{version}" / "bin" / "node"
-        process = subprocess.Popen(
-            [str(node), str(HERE / "targets" / "work.js"), str(times)], stdout=subprocess.PIPE
-        )
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            yield process.pid, times
-        finally:
-            process.kill()
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+BEGIN, END = "<!-- make bench -->", "<!-- /make bench -->"
 
 
 class Run:
@@ -117,13 +85,13 @@ def cold_and_warm(arguments: list[str], cold: int, warm: int) -> tuple[list[Run]
 def bench_setup(version: str) -> None:
     """From command to first sample and to finished file."""
     budget = BUDGET["setup"]
-    with target(version) as (pid, _), tempfile.TemporaryDirectory() as scratch:
-        colds, warms = cold_and_warm(["dump", "--pid", str(pid)], 3, 9)
+    with working(version) as work, tempfile.TemporaryDirectory() as scratch:
+        colds, warms = cold_and_warm(["dump", "--pid", str(work.pid)], 3, 9)
         report("dump, cold", median(r.wall_s for r in colds), "s", budget["dump_cold_s"])
         report("dump, warm", median(r.wall_s for r in warms), "s", budget["dump_warm_s"])
 
         out = Path(scratch) / "out.jsspy"
-        short = ["record", "--pid", str(pid), "-d", "0.5", "-o", str(out)]
+        short = ["record", "--pid", str(work.pid), "-d", "0.5", "-o", str(out)]
         firsts = {}
         for name, index in (("cold", 0), ("warm", 1)):
             seconds = []
@@ -136,7 +104,7 @@ def bench_setup(version: str) -> None:
         report("first sample, warm", firsts["warm"], "s", budget["first_sample_warm_s"])
 
         html = Path(scratch) / "out.html"
-        long = ["record", "--pid", str(pid), "-d", str(RECORD_S), "-o", str(html)]
+        long = ["record", "--pid", str(work.pid), "-d", str(RECORD_S), "-o", str(html)]
         colds, warms = cold_and_warm(long, 1, 2)
         extra = [r.wall_s - RECORD_S for r in (*colds, *warms)]
         report("record, cold, beyond its duration", extra[0], "s", budget["record_extra_cold_s"])
@@ -152,10 +120,10 @@ def bench_pause(version: str) -> None:
     """How long a thread stands still for one sample."""
     budget = BUDGET["ptrace"]
     with (
-        target(version) as (pid, _),
+        working(version) as work,
         Recorder(PtraceEngine(RATE_HZ)) as recorder,
     ):
-        recorder.add(pid)
+        recorder.add(work.pid)
         for _ in recorder.run(duration_ns=10 * 10**9):
             pass
     pauses = recorder.profile.stats.pauses
@@ -168,62 +136,11 @@ def bench_pause(version: str) -> None:
     report("pause, p99", pauses.p99_ns / 1e3, "us", budget["pause_p99_us"])
 
 
-def bench_slowdown(version: str) -> None:
-    """Speed of fixed work under sampling, relative to plain; and of a switch that does nothing."""
-    with target(version) as (pid, times):
-        on: list[tuple[int, int]] = []
-        off: list[tuple[int, int]] = []
-        control: list[tuple[int, int]] = []
-        for _ in range(WINDOWS):
-            with Recorder(PtraceEngine(RATE_HZ)) as recorder:
-                recorder.add(pid)
-                start = time.monotonic_ns()
-                for _ in recorder.run(duration_ns=int(WINDOW_S * 1e9)):
-                    pass
-                on.append((start, time.monotonic_ns()))
-            for windows in (off, control):
-                start = time.monotonic_ns()
-                time.sleep(WINDOW_S)
-                windows.append((start, time.monotonic_ns()))
-        items = [tuple(map(int, line.split())) for line in times.read_text().splitlines()]
-    plain = _trimmed_mean(items, off)
-    report(
-        "speed of a switch that does nothing",
-        plain / _trimmed_mean(items, control),
-        "ratio",
-        0.0,
-        at_least=True,
-    )
-    report(
-        "speed at 99 Hz",
-        plain / _trimmed_mean(items, on),
-        "ratio",
-        BUDGET["ptrace"]["speed_at_99_hz"],
-        at_least=True,
-    )
-
-
-def _trimmed_mean(items: list[tuple[int, ...]], windows: list[tuple[int, int]]) -> float:
-    """Mean duration of the items that lie within `windows`, without the slowest 5 %."""
-    durations = []
-    index = 0
-    for start, duration in items:
-        while index < len(windows) and windows[index][1] < start + duration:
-            index += 1
-        if index == len(windows):
-            break
-        if windows[index][0] <= start:
-            durations.append(duration)
-    durations.sort()
-    kept = durations[: len(durations) * 95 // 100]
-    return sum(kept) / len(kept)
-
-
 def bench_resolve(version: str) -> None:
     """CPU time from captured bytes to names."""
     budget = BUDGET["resolve"]
-    with target(version) as (pid, _):
-        process = Target.open(pid)
+    with working(version) as work:
+        process = Target.open(work.pid)
         v8 = process.find_v8()
         assert v8 is not None
         layout = load_layout(v8.elf)
@@ -257,24 +174,56 @@ def _timed(resolver: Resolver, captured: list[RawSample]) -> tuple[int, float]:
     return frames, time.process_time() - start
 
 
+def bench_beside(length: beside.Length, rows: dict[str, list[beside.Row]], version: str) -> None:
+    """What a program loses under jsspy, and under others; adds what was measured to `rows`."""
+    rows[version] = beside.measure(version, length)
+    beside.check(rows[version])
+    for engine in ("ebpf", "perf"):
+        share = beside.without_javascript(version, engine, length.native_samples)
+        limit = BUDGET["beside"][f"{engine}_without_javascript"]
+        report(f"{engine}, samples without JavaScript", share, "of 1", limit)
+
+
 BENCHES: dict[str, Callable[[str], None]] = {
     "setup": bench_setup,
     "pause": bench_pause,
-    "slowdown": bench_slowdown,
     "resolve": bench_resolve,
 }
 
 
+def write_between_marks(path: Path, text: str) -> None:
+    """Replace what a Markdown file has between the two marks."""
+    whole = path.read_text(encoding="utf-8")
+    head, begin, rest = whole.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{path} has no marks {BEGIN} and {END}")
+    path.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+
+
 def main() -> None:
     """Run the benches named on the command line, or all."""
+    length = beside.Length()
+    rows: dict[str, list[beside.Row]] = {}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--node", action="append", help="node version; repeatable")
-    parser.add_argument("bench", nargs="*", choices=[*BENCHES, []], help="default: all")
+    parser.add_argument("--cycles", type=int, default=length.cycles, help="of beside")
+    parser.add_argument("--window", type=float, default=length.window_s, help="of beside, seconds")
+    parser.add_argument("--write", type=Path, help="Markdown file that shows the table")
+    names = [*BENCHES, "beside"]
+    parser.add_argument("bench", nargs="*", choices=[*names, []], help="default: all")
     options = parser.parse_args()
+    length = replace(length, cycles=options.cycles, window_s=options.window)
+    benches = BENCHES | {"beside": partial(bench_beside, length, rows)}
     for version in options.node or ["20.20.2", "24.15.0"]:
-        for name in options.bench or BENCHES:
+        for name in options.bench or names:
             print(f"{name}, node {version}", flush=True)
-            BENCHES[name](version)
+            benches[name](version)
+    if rows:
+        text = beside.table(rows)
+        print(text)
+        if options.write:
+            write_between_marks(options.write, text)
     print(json.dumps({"over_budget": failures}))
     raise SystemExit(1 if failures else 0)
 
