@@ -23,6 +23,7 @@ from jsspy.model.names import VM_KINDS, clean, file_of, function_name, package_o
 from jsspy.model.profile import Profile
 from jsspy.model.sample import LossReason, VmState
 from jsspy.model.stack import Frame, FrameKind, Truncation
+from jsspy.target.cgroup import NOWHERE, Place
 
 K = TypeVar("K", bound=Hashable)
 
@@ -48,6 +49,9 @@ _SCRIPT_KINDS = frozenset({FrameKind.JS, FrameKind.WASM})
 
 _Function = tuple[str, str, str]
 """Name, file, line."""
+
+_Process = tuple[str, str, str, str, str]
+"""Pid, name, and the fields of its `Place`."""
 
 
 class TopCounters(Generic[K]):
@@ -102,7 +106,7 @@ class Totals:
         """
         self.functions = TopCounters[_Function](functions)
         self.packages = TopCounters[tuple[str]](packages)
-        self.processes = TopCounters[tuple[str, str]](processes)
+        self.processes = TopCounters[_Process](processes)
         self.vm_states: dict[VmState, int] = {}
         self.stacks = 0
         self.requested = 0
@@ -120,19 +124,29 @@ class Totals:
         self.serving_cpu_ns = 0
         """CPU time of this process, as whoever serves the metrics last wrote it down."""
 
-    def add(self, profile: Profile) -> None:
-        """Add what was sampled in one interval; its statistics are those of the interval."""
+    def add(self, profile: Profile, places: Mapping[int, Place] | None = None) -> None:
+        """Add what was sampled in one interval.
+
+        Args:
+            profile: Its statistics are those of the interval.
+            places: Where its processes run, by pid.
+        """
+        places = places or {}
         leaves = _Leaves(profile)
         functions: dict[_Function, int] = {}
         packages: dict[tuple[str], int] = {}
-        processes: dict[tuple[str, str], int] = {}
+        processes: dict[_Process, int] = {}
         rows = zip(profile.stack, profile.thread, profile.weight, profile.vm_state, strict=True)
         for row, thread, weight, vm_state in rows:
             function, package = leaves.find(row)
             functions[function] = functions.get(function, 0) + weight
             packages[package] = packages.get(package, 0) + weight
             info = profile.threads[thread]
-            process = (str(info.pid), _label(info.process_name))
+            place = places.get(int(info.pid), NOWHERE)
+            process = (
+                *(str(info.pid), _label(info.process_name)),
+                *(place.container_id, place.pod_uid, _label(place.service)),
+            )
             processes[process] = processes.get(process, 0) + weight
             self.vm_states[vm_state] = self.vm_states.get(vm_state, 0) + weight
         self.functions.add(functions)
@@ -328,7 +342,7 @@ class TotalsCollector(Collector):
         yield _top(
             "jsspy_process_cpu_seconds",
             "CPU time of the JavaScript threads of a process, as sampled.",
-            ("pid", "process"),
+            ("pid", "process", *Place._fields),
             totals.processes,
         )
         states = CounterMetricFamily(
@@ -400,7 +414,7 @@ def _top(
     name: str,
     text: str,
     labels: tuple[str, ...],
-    counters: TopCounters[_Function] | TopCounters[tuple[str]] | TopCounters[tuple[str, str]],
+    counters: TopCounters[_Function] | TopCounters[tuple[str]] | TopCounters[_Process],
 ) -> CounterMetricFamily:
     family = CounterMetricFamily(name, text, labels=labels)
     for key, weight in counters.counts.items():

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ from jsspy.model.mode import NativeFrames
 from jsspy.model.profile import Profile
 from jsspy.server import stream
 from jsspy.server.ring import Block, Ring, join_blocks
+from jsspy.target.cgroup import Place, read_place
 
 DEFAULT_RATE_HZ = 99
 DEFAULT_RING_S = 300.0
@@ -88,7 +89,7 @@ class TargetState:
     """Who is sampled, as the sampler last said."""
 
     targets: list[dict[str, Any]] = field(default_factory=list)
-    """pid, command, node_version, v8_version of each process."""
+    """pid, command, node_version, v8_version of each process, and where it runs (`Place`)."""
     denied: int = 0
     """Processes that were found and may not be read."""
 
@@ -117,6 +118,8 @@ class Collector:
         self.totals = Totals(functions=functions)
         self.signatures = Signatures()
         self.state = TargetState()
+        self.places: dict[int, Place] = {}
+        """Container, pod and service of each process that is sampled."""
         self.ended: Ended | None = None
         self.started_unix_s = time.time()
         self.listeners = list(listeners)
@@ -282,9 +285,10 @@ class Collector:
             profile = NativeReader().read(io.BytesIO(content))
             start = profile.meta.start_ns
             block = Block(start, start + profile.meta.duration_ns, content)
+            self._find_places(int(thread.pid) for thread in profile.threads)
             with self._lock:
                 self.ring.add(block)
-                self.totals.add(profile)
+                self.totals.add(profile, self.places)
                 self.signatures.add(profile)
                 self._encoded.clear()
             for listener in self.listeners:
@@ -292,7 +296,11 @@ class Collector:
             return
         value = json.loads(content)
         if tag == stream.TARGETS:
-            self.state = TargetState(value["targets"], value["denied"])
+            pids = [int(target["pid"]) for target in value["targets"]]
+            self.places = {pid: place for pid, place in self.places.items() if pid in pids}
+            self._find_places(pids)
+            targets = [one | self.places[int(one["pid"])]._asdict() for one in value["targets"]]
+            self.state = TargetState(targets, value["denied"])
             with self._lock:
                 self.totals.targets = len(self.state.targets)
                 self.totals.denied = self.state.denied
@@ -302,3 +310,9 @@ class Collector:
             self.on_blocked(int(value["pid"]), int(value["blocked_ns"]))
         elif tag == stream.END:
             self.ended = Ended(**value)
+
+    def _find_places(self, pids: Iterable[int]) -> None:
+        """Look where processes run that we did not know yet."""
+        for pid in pids:
+            if pid not in self.places:
+                self.places[pid] = read_place(pid)

@@ -22,6 +22,7 @@ from jsspy.exporters.prometheus import (
 from jsspy.model.profile import Profile
 from jsspy.model.sample import LossReason, VmState
 from jsspy.model.stack import Frame, FrameKind, Truncation
+from jsspy.target.cgroup import Place
 from profiles import (
     ENTRY,
     HOSTILE_NAMES,
@@ -120,6 +121,21 @@ def test_scraping_changes_nothing() -> None:
     totals = totals_of(small())
     first = encode_metrics([TotalsCollector(totals, "1")], "")
     assert encode_metrics([TotalsCollector(totals, "1")], "") == first
+
+
+def test_processes_have_their_place() -> None:
+    totals = Totals()
+    profile = small()
+    pid = profile.threads[0].pid
+    totals.add(profile, {pid: Place("c" * 64, "7e2f", 'a"b')})
+    (labels,) = [
+        dict(labels)
+        for name, labels in scrape(totals)
+        if name == "jsspy_process_cpu_seconds_total" and ("pid", str(pid)) in labels
+    ]
+    assert labels["container_id"] == "c" * 64
+    assert labels["pod_uid"] == "7e2f"
+    assert labels["service"] == 'a"b'
 
 
 def test_functions_beyond_the_bound_are_one_series() -> None:

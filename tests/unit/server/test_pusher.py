@@ -24,6 +24,7 @@ from jsspy.model.profile import Profile, ThreadInfo
 from jsspy.model.units import Pid, Tid
 from jsspy.server.pusher import Pusher, PushKind, encode_uploads
 from jsspy.server.ring import Block
+from jsspy.target.cgroup import Place
 from profiles import HOT, MAIN, MAIN_THREAD, NODE, deep, empty, hostile, profile_of, small
 from receiver import receiving
 
@@ -53,6 +54,28 @@ def test_pyroscope_gets_a_series_for_each_process() -> None:
         raw = base64.b64decode(sample["rawProfile"], validate=True)
         weights.append(read_profile(io.BytesIO(raw), "x.pb.gz").total_weight())
     assert sum(weights) == two_processes().total_weight()
+
+
+def test_container_pod_and_service_are_labels() -> None:
+    places = {4242: Place("c" * 64, "7e2f"), 77: Place(service="shop")}
+    (one,) = encode_uploads(PushKind.PYROSCOPE, two_processes(), None, {}, places)
+    series = json.loads(one.body)["series"]
+    labels = [{pair["name"]: pair["value"] for pair in each["labels"]} for each in series]
+    assert labels[0]["container_id"] == "c" * 64
+    assert labels[0]["pod_uid"] == "7e2f"
+    assert "service" not in labels[0]
+    assert (labels[1]["service_name"], labels[1]["service"]) == ("shop", "shop")
+    (one,) = encode_uploads(PushKind.OTLP, two_processes(), "mine", {}, places)
+    request = ExportProfilesServiceRequest()
+    request.ParseFromString(one.body)
+    attributes = [
+        {each.key: each.value.string_value for each in resource.resource.attributes}
+        for resource in request.resource_profiles
+    ]
+    assert attributes[0]["container.id"] == "c" * 64
+    assert attributes[0]["k8s.pod.uid"] == "7e2f"
+    assert "container.id" not in attributes[1]
+    assert attributes[1]["service.name"] == "mine"
 
 
 def test_pyroscopes_older_api() -> None:
