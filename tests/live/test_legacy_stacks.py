@@ -16,9 +16,9 @@ import pytest
 import nodes
 import running
 from jsspy.model.sample import Sample, ThreadState, VmState
-from jsspy.model.stack import Frame, FrameKind, Tier
+from jsspy.model.stack import FrameKind, Tier
 from recorded import Recording, record
-from truth import SCRIPT_KINDS
+from truth import SCRIPT_KINDS, LegacySite, legacy_difference
 from truth import difference as modern_difference
 
 SCENARIOS = (
@@ -40,49 +40,6 @@ BETWEEN = ("5.12.0", "7.10.1", "9.11.2", "11.15.0")
 
 BETWEEN_MODERN = ("13.14.0", "15.14.0", "17.9.1", "19.8.1", "21.7.3", "23.11.1", "25.2.1")
 
-Site = tuple[str | None, str | None, int | None, int | None, bool]
-"""Function name, file, line, column, whether it is V8's own."""
-
-
-def difference(frames: Sequence[Frame], sites: Sequence[Site]) -> str:
-    """Say where a stack (root first) differs from the true one (innermost first); "" if nowhere.
-
-    As `truth.difference`, but V8 hides functions of its own from programs that were JavaScript.
-    """
-    rest = iter([frame for frame in frames if frame.kind in SCRIPT_KINDS])
-    for number, site in enumerate(reversed(sites)):
-        for frame in rest:
-            if not _differs(frame, site, is_innermost=number == len(sites) - 1):
-                break
-            if frame.kind is not FrameKind.BUILTIN:
-                found = _differs(frame, site, is_innermost=number == len(sites) - 1)
-                return f"site {number} from the root: {found}"
-        else:
-            return f"site {number} from the root, {site}, is missing"
-    return ""
-
-
-def _differs(frame: Frame, site: Site, *, is_innermost: bool) -> str:
-    name, file, line, column, is_native = site
-    # V8 calls the code of an eval "eval"; a function without a name may have an inferred one.
-    if frame.name != name and name is not None and (name, frame.name) != ("eval", ""):
-        return f"name {frame.name!r} is {name!r}"
-    if is_native or file is None or line is None or file.startswith("native "):
-        return "" if frame.kind is FrameKind.BUILTIN or file is None else f"{frame} is V8's own"
-    if frame.kind is not FrameKind.JS or frame.location is None:
-        return f"{frame} is JavaScript"
-    if frame.location.url != file:
-        return f"file {frame.location.url!r} is {file!r}"
-    if is_innermost and frame.tier in (Tier.OPTIMIZED, None) and frame.location.line is None:
-        # Optimized code says where it is only where a call returns to it, stubs do not say by whom
-        # they were called.
-        return ""
-    if frame.location.line != line:
-        return f"line {frame.location.line} of {name} is {line}"
-    if not is_innermost and frame.location.column != column:
-        return f"column {frame.location.column} of {name} is {column}"
-    return ""
-
 
 def is_spoiled(sample: Sample) -> bool:
     """Whether the collector was moving what a stack names when it was looked at.
@@ -98,7 +55,7 @@ def is_spoiled(sample: Sample) -> bool:
     )
 
 
-def check(recording: Recording, sites: Sequence[Site]) -> None:
+def check(recording: Recording, sites: Sequence[LegacySite]) -> None:
     """Verify that every sample has the true stack, named and whole."""
     spoiled = 0
     for sample in recording.samples:
@@ -107,15 +64,15 @@ def check(recording: Recording, sites: Sequence[Site]) -> None:
         if is_spoiled(sample):
             spoiled += 1
         else:
-            assert difference(sample.stack.frames, sites) == "", sample
+            assert legacy_difference(sample.stack.frames, sites) == "", sample
     assert spoiled <= MAX_SPOILED
 
 
-def record_sites(version: str, scenario: str, leaf: str) -> tuple[Recording, list[Site]]:
+def record_sites(version: str, scenario: str, leaf: str) -> tuple[Recording, list[LegacySite]]:
     """Sample a program that stays in one stack; return that stack, too."""
     program = nodes.TARGETS / "legacy_stacks.js"
     with nodes.running(version, program, scenario, leaf, wait=False) as target:
-        sites: list[Site] = [tuple(site) for site in json.loads(target.line())]
+        sites: list[LegacySite] = [tuple(site) for site in json.loads(target.line())]
         target.wait_ready()
         return record(target.pid, 30, at_once=True), sites
 

@@ -1,5 +1,5 @@
 'use strict';
-// Asynchronous functions and generators. Runs on Node.js 10 and later.
+// Asynchronous functions and generators. Runs on Node.js 8 and later, without those of 10.
 const harness = require('./harness');
 const { test, spin } = harness;
 const { promisify } = require('util');
@@ -49,14 +49,16 @@ class Service {
     await null;
     spin(); // fixed
   }
+}
+test('fixed', () => { Service.fixed(); });
 
+test('streaming', () => { consume(new Stream().streaming()); });
+class Stream {
   async* streaming() {
     yield 1;
     yield spin(); // streaming
   }
 }
-test('fixed', () => { Service.fixed(); });
-test('streaming', () => { consume(new Service().streaming()); });
 async function consume(source) { for await (const x of source) if (!x) return x; }
 
 test('throws > recovers', () => { throws(); });
@@ -100,7 +102,7 @@ const source = {
 };
 async function pullAsync() { for await (const x of source) return x; }
 
-test('settled', () => { Promise.resolve().finally(function settled() { spin(); }); }); // settled
+test(10, 'settled', () => { Promise.resolve().finally(function settled() { spin(); }); }); // settled
 
 test('oneOfAll', () => { Promise.all([oneOfAll(), sleep(1)]); });
 async function oneOfAll() { await null; spin(); } // oneOfAll
