@@ -24,6 +24,7 @@ class Pace:
         self._changes = [(0, self.period_ns)]
         self._threads: dict[Tid, _Thread] = {}
         self._idle = 0.0
+        self._told = 0
 
     def set_rate(self, rate_hz: float) -> None:
         """Change the period from now on."""
@@ -53,7 +54,9 @@ class Pace:
         """Return how many samples more there would be, had no thread ever slept."""
         slept = sum([thread.asleep_ns() for thread in self._threads.values()])
         self._idle += slept / self.period_ns
-        return max(int(self._idle), 0)
+        # A look that was too early is made good later: what was told stands until then.
+        self._told = max(self._told, int(self._idle))
+        return self._told
 
 
 class _Thread:

@@ -117,6 +117,9 @@ class Totals:
         self.pause_ns = 0
         self.longest_pause_ns = 0
         self.sampler_cpu_ns = 0
+        self.unreadable = 0
+        """Recordings of one interval that could not be read, so that it is not known what they
+        held."""
         self.targets = 0
         """Processes that are sampled now."""
         self.denied = 0
@@ -392,6 +395,11 @@ class TotalsCollector(Collector):
             "jsspy_longest_pause_seconds",
             "The longest time that a thread was stopped.",
             value=_seconds(totals.longest_pause_ns),
+        )
+        yield CounterMetricFamily(
+            "jsspy_unreadable_intervals",
+            "Recordings by the sampler that could not be read.",
+            value=totals.unreadable,
         )
         cpu = CounterMetricFamily(
             "jsspy_own_cpu_seconds", "CPU time that jsspy itself used.", labels=["part"]

@@ -32,11 +32,12 @@ from jsspy.exporters.prometheus import (
     TotalsCollector,
     encode_metrics,
 )
-from jsspy.formats.native import NativeReader
+from jsspy.formats.native import Native, NativeReader
 from jsspy.model.mode import NativeFrames
 from jsspy.model.profile import Profile
 from jsspy.server import stream
 from jsspy.server.ring import Block, Ring, join_blocks
+from jsspy.symbolize.original import LiveMapper
 from jsspy.target.cgroup import Place, read_place
 
 DEFAULT_RATE_HZ = 99
@@ -104,6 +105,7 @@ class Collector:
         ring_s: float = DEFAULT_RING_S,
         functions: int = 50,
         listeners: Sequence[Callable[[Block, Profile], None]] = (),
+        mapper: LiveMapper | None = None,
     ) -> None:
         """Describe what to do; `start` does it.
 
@@ -112,6 +114,8 @@ class Collector:
             ring_s: How many seconds `profile` reaches back.
             functions: How many functions have a metric of their own.
             listeners: Called with every block, in the reading thread; they return soon.
+            mapper: Maps frames to original sources, in the same thread: the sampler has no part in
+                it. None leaves them as they are.
         """
         self.sampling = sampling
         self.ring = Ring(round(ring_s * 1e9))
@@ -128,6 +132,7 @@ class Collector:
         """Called, once for each time, with the pid and how long (ns) its loop is blocked so far."""
         self.families: list[MetricCollector] = []
         """Further metrics, of those who listen."""
+        self._mapper = mapper
         self._lock = threading.Lock()
         self._encoded: dict[tuple[str, str | None, bool], tuple[bytes, str]] = {}
         """Metrics as they were asked for since the last block: they change once a second."""
@@ -282,7 +287,17 @@ class Collector:
 
     def _take(self, tag: bytes, content: bytes) -> None:
         if tag == stream.PROFILE:
-            profile = NativeReader().read(io.BytesIO(content))
+            try:
+                profile = NativeReader().read(io.BytesIO(content))
+            except MalformedData:
+                # A mistake of ours; whoever is sampled must not suffer by it.
+                with self._lock:
+                    self.totals.unreadable += 1
+                return
+            if self._mapper is not None and self._mapper.map_profile(profile):
+                out = io.BytesIO()
+                Native().write(profile, out)
+                content = out.getvalue()
             start = profile.meta.start_ns
             block = Block(start, start + profile.meta.duration_ns, content)
             self._find_places(int(thread.pid) for thread in profile.threads)
@@ -299,6 +314,9 @@ class Collector:
             pids = [int(target["pid"]) for target in value["targets"]]
             self.places = {pid: place for pid, place in self.places.items() if pid in pids}
             self._find_places(pids)
+            if self._mapper is not None:
+                versions = {int(one["pid"]): one["node_version"] or "" for one in value["targets"]}
+                self._mapper.follow(versions)
             targets = [one | self.places[int(one["pid"])]._asdict() for one in value["targets"]]
             self.state = TargetState(targets, value["denied"])
             with self._lock:
