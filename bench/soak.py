@@ -46,6 +46,8 @@ class Row(NamedTuple):
     target_mb: float
     twin_mb: float
     exporter_mb: float
+    sampler_mb: float
+    """Part of `exporter_mb`."""
     target_cpu_s: float
     twin_cpu_s: float
     exporter_cpu_s: float
@@ -103,6 +105,12 @@ def line_of(stream: IO[str] | None, start: str) -> str:
         if line.startswith(start):
             return line.split()[-1]
     raise SystemExit(f"it ended before it said '{start}'")
+
+
+def pass_on(stream: IO[str]) -> None:
+    """Show what else is said."""
+    for line in stream:
+        print(line, end="", file=sys.stderr, flush=True)
 
 
 def load(port: int, per_second: float, stop: threading.Event) -> None:
@@ -188,6 +196,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
         twin = stack.enter_context(started(str(node), app, env=env))
         ports = [int(line_of(one.stdout, "ready on port")) for one in (profiled, twin)]
         url = line_of(profiled.stderr, "Serving ")
+        threading.Thread(target=pass_on, args=(profiled.stderr,), daemon=True).start()
         stop = threading.Event()
         stack.callback(stop.set)
         for port in ports:
@@ -201,7 +210,8 @@ def run(arguments: argparse.Namespace) -> list[Row]:
             exporter = (profiled.pid, sampler)
             row = Row(
                 second,
-                *(resident_mb([target]), resident_mb([twin.pid]), resident_mb(exporter)),
+                *(resident_mb([target]), resident_mb([twin.pid])),
+                *(resident_mb(exporter), resident_mb([sampler])),
                 *(cpu_s([target]), cpu_s([twin.pid]), cpu_s(exporter)),
                 took,
                 sum(1 for value in series.values() if value),

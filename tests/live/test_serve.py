@@ -21,6 +21,7 @@ import pytest
 import nodes
 from jsspy.formats import read_profile
 from jsspy.model.profile import Profile
+from maps import Segment, encode
 from running import AS_NOBODY, BUSY, IDLE, jsspy
 from serving import Server, serving
 
@@ -78,6 +79,38 @@ def test_metrics_and_profiles_of_a_process(version: str) -> None:
         listed = json.loads(server.get("/targets")[2])["targets"]
         assert [one["pid"] for one in listed] == [target.pid]
         assert listed[0]["node_version"] == version
+
+
+@pytest.mark.parametrize("version", VERSION)
+def test_minified_functions_have_their_names(version: str, tmp_path: Path) -> None:
+    bundle = BUSY.replace("leafWork", "a").replace("outerWork", "b")
+    segments: list[list[Segment]] = [[] for _ in bundle.splitlines()]
+    for number, line in enumerate(bundle.splitlines()):
+        for name, text in enumerate(("function a", "function b")):
+            if line.startswith(text):
+                segments[number] = [(0, 0, 40 + number, 0, None), (9, 0, 40 + number, 9, name)]
+    (tmp_path / "bundle.js").write_text(f"{bundle}\n//# sourceMappingURL=bundle.js.map\n")
+    tree = {"version": 3, "sources": ["../src/work.ts"], "names": ["leafWork", "outerWork"]}
+    text = json.dumps(tree | {"mappings": encode(segments)})
+    (tmp_path / "bundle.js.map").write_text(text)
+    source = str(tmp_path.parent / "src" / "work.ts")
+    with (
+        nodes.running(version, tmp_path / "bundle.js") as target,
+        serving("serve", *ANY_PORT, "--promfiler-compat", "--pid", str(target.pid)) as server,
+    ):
+        wait_until(
+            lambda: (
+                server.total(
+                    "jsspy_function_cpu_seconds_total", function="leafWork", file=source, line="42"
+                )
+                > 0.1
+            ),
+            "the original name",
+        )
+        profile = profile_of(server, "/profile.jsspy?seconds=60")
+        assert any(frame.original_name == "leafWork" for frame in profile.frames)
+        series = server.metrics()["promfiler_cpu_profile"]
+        assert any(labels["signature"].endswith("#outerWork#leafWork") for labels, _ in series)
 
 
 @pytest.mark.parametrize("version", VERSION)

@@ -13,6 +13,7 @@ from jsspy.cli import output
 from jsspy.cli.serve import DEFAULT_PORT, check_namespace, check_path, run_server
 from jsspy.server.app import Options
 from jsspy.server.collector import Collector, Sampling
+from jsspy.symbolize.original import LiveMapper
 
 _DEFAULT_INTERVAL_US = 1000
 _MIN_INTERVAL_US = 1000
@@ -94,4 +95,5 @@ def promfiler_command(
         sampling = Sampling(command=("node", app, *arguments), rate_hz=rate_hz)
     else:
         raise click.UsageError("name either APP or --pid")
-    return run_server(Collector(sampling, ring_s=_RING_S), options, host, port)
+    collector = Collector(sampling, ring_s=_RING_S, mapper=LiveMapper())
+    return run_server(collector, options, host, port)

@@ -22,6 +22,7 @@ from jsspy.cli.engines import engine_option, native_option, rate_option
 from jsspy.cli.interrupts import reaches_our_group
 from jsspy.cli.pushing import make_pushing, push_options
 from jsspy.cli.secrets import read_secret
+from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.started import describe_exit
 from jsspy.cli.targets import choose_pids, pattern, shorten
 from jsspy.errors import JsspyError
@@ -31,6 +32,7 @@ from jsspy.server.app import App, Options
 from jsspy.server.blackbox import BlackBox, Triggers
 from jsspy.server.collector import Collector, Ended, Sampling
 from jsspy.server.web import load_tls, open_socket, serving, url_of
+from jsspy.symbolize.original import LiveMapper
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -118,6 +120,7 @@ def http_options(function: _Function) -> _Function:
 @rate_option
 @engine_option
 @native_option
+@source_maps_option
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
 @click.option(
     "--ring",
@@ -179,6 +182,7 @@ def serve_command(
     rate_hz: int,
     engine_name: str,
     native: NativeFrames,
+    source_maps: SourceMaps,
     subprocesses: bool,
     ring_s: float,
     functions: int,
@@ -246,7 +250,8 @@ def serve_command(
         subprocesses=subprocesses,
         blocked_s=trigger_blocked,
     )
-    collector = Collector(sampling, ring_s=ring_s, functions=functions)
+    mapper = LiveMapper(source_maps.directory) if source_maps.wanted else None
+    collector = Collector(sampling, ring_s=ring_s, functions=functions, mapper=mapper)
     tls = load_tls(tls_cert, tls_key) if tls_cert else None
     on_usr1: Callable[[], None] | None = None
     with ExitStack() as stack:

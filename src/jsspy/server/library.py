@@ -19,6 +19,8 @@ from jsspy.model.profile import Profile
 from jsspy.server.app import App, Options
 from jsspy.server.asgi import Asgi
 from jsspy.server.collector import DEFAULT_RATE_HZ, DEFAULT_RING_S, Collector, Sampling
+from jsspy.server.wsgi import Wsgi
+from jsspy.symbolize.original import LiveMapper
 
 _STOP_TIMEOUT_S = 10.0
 
@@ -79,6 +81,10 @@ class Profiling:
         Who may ask is theirs to say, unless the options name a token or credentials.
         """
         return Asgi(App(self._collector, options))
+
+    def wsgi(self, options: Options | None = None) -> Wsgi:
+        """Return a WSGI application for Flask, Django and their like to mount; see `asgi`."""
+        return Wsgi(App(self._collector, options))
 
     def stop(self) -> None:
         """End it. What was sampled can still be asked for."""
@@ -170,7 +176,7 @@ def start_profiling(
         engine=engine,
         subprocesses=subprocesses,
     )
-    collector = Collector(sampling, ring_s=ring_s, functions=functions)
+    collector = Collector(sampling, ring_s=ring_s, functions=functions, mapper=LiveMapper())
     collector.start()
     return Profiling(collector)
 

@@ -29,7 +29,7 @@ import posixpath
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -46,6 +46,11 @@ MAX_MAP_BYTES = 128 << 20
 """Maps of the largest bundles have 60 MiB; decoding takes 0.15 s per MB."""
 
 MAX_SCRIPT_BYTES = 64 << 20
+
+MAX_LIVE_BYTES = 32 << 20
+"""Of all maps that a `LiveMapper` decodes: it runs for weeks."""
+
+_FIRST_WITHOUT_WRAPPER = 12
 
 MAX_LOGGED = 1 << 16
 """Scripts of one process that are noted: a program that makes them without end runs out of ids."""
@@ -186,6 +191,83 @@ def map_frames(
             stats.frames += new.original is not None
             profile.replace_frame(index, new)
     return stats
+
+
+class LiveMapper:
+    """Maps frames of processes that go on being sampled, for somebody else than the sampler.
+
+    No memory of a process is read: the text of a script is that of its file. Node.js before 12 puts
+    a wrapper around what is in the file, so its positions are left alone.
+    """
+
+    def __init__(self, directory: str | None = None) -> None:
+        """Begin with no process.
+
+        Args:
+            directory: Where to look for maps that are not where their scripts say.
+        """
+        self._finder = _Finder(directory, [], MAX_LIVE_BYTES)
+        self._roots: dict[int, tuple[str, RootDirectory, bool]] = {}
+        """By pid: version of Node.js, and what `Noted` wants to know."""
+        self._scripts: dict[tuple[int, str], _MappedScript | None] = {}
+
+    def follow(self, versions: Mapping[int, str]) -> None:
+        """Say which processes there are, and which Node.js they are."""
+        for pid, (version, root, _) in list(self._roots.items()):
+            if versions.get(pid) != version:
+                root.close()
+                del self._roots[pid]
+                self._scripts = {key: it for key, it in self._scripts.items() if key[0] != pid}
+        for pid, version in versions.items():
+            if pid in self._roots or _major(version) < _FIRST_WITHOUT_WRAPPER:
+                continue
+            with suppress(OSError):
+                owner = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - takes 4 ms to load
+                self._roots[pid] = version, RootDirectory(pid), owner == os.geteuid()
+
+    def map_profile(self, profile: Profile) -> bool:
+        """Fill in what `map_frames` does, as far as it is certain; say whether anything was."""
+        is_changed = False
+        for index, pids in _processes_of(profile).items():
+            frame = profile.frames[index]
+            if frame.kind is not FrameKind.JS or frame.location is None:
+                continue
+            # Two containers may have different files at one path.
+            results = {self._map_frame(pid, frame, frame.location.url) for pid in pids}
+            new = results.pop()
+            if not results and new is not frame and new != frame:
+                profile.replace_frame(index, new)
+                is_changed = True
+        return is_changed
+
+    def _map_frame(self, pid: int, frame: Frame, url: str) -> Frame:
+        key = pid, url
+        if key not in self._scripts:
+            if pid not in self._roots or len(self._scripts) >= MAX_LOGGED:
+                return frame
+            _, root, is_our_user = self._roots[pid]
+            self._scripts[key] = self._finder.find(url, Noted("", None, root, is_our_user))
+        script = self._scripts[key]
+        return frame if script is None else script.map_frame(frame)
+
+
+def _major(version: str) -> int:
+    match = re.match(r"v?(\d{1,4})\.", version)
+    return int(match[1]) if match else 0
+
+
+def _processes_of(profile: Profile) -> dict[int, set[int]]:
+    """Return, by frame, the processes that it was seen in."""
+    parent, frame = profile.stacks.parent, profile.stacks.frame
+    result: dict[int, set[int]] = {}
+    seen: set[tuple[int, int]] = set()
+    for sampled, thread in zip(profile.stack, profile.thread, strict=True):
+        pid, row = int(profile.threads[thread].pid), sampled
+        while row >= 0 and (row, pid) not in seen:
+            seen.add((row, pid))
+            result.setdefault(frame[row], set()).add(pid)
+            row = parent[row]
+    return result
 
 
 def merge_logs(logs: Iterable[ScriptLog]) -> dict[_Key, Noted]:
@@ -344,13 +426,15 @@ def _find_trailer(text: str) -> str:
 class _Finder:
     """Finds and decodes maps, each once."""
 
-    def __init__(self, directory: str | None, urls: list[str]) -> None:
+    def __init__(self, directory: str | None, urls: list[str], room: int = 1 << 62) -> None:
         """Prepare to find maps.
 
         Args:
             directory: The user's, or None.
             urls: Of all scripts that maps may be looked for.
+            room: How many bytes all maps together may have.
         """
+        self._room = room
         self.found = 0
         self.missing: set[str] = set()
         self._directory = directory
@@ -435,6 +519,10 @@ class _Finder:
         """Return a script with the map in `data`; None, and a note of it, if it is broken."""
         key = (where, hash(data))
         if key not in self._decoded:
+            if len(data) > self._room:
+                self.missing.add(f"{where}: too large")
+                return None
+            self._room -= len(data)
             try:
                 self._decoded[key] = SourceMap.decode(data, where)
                 self.found += 1
