@@ -37,12 +37,14 @@ def rate_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def engine_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--engine` to a command."""
+def engine_option(
+    command: Callable[..., Any], *, more: tuple[str, ...] = ()
+) -> Callable[..., Any]:
+    """Add `--engine` to a command, with the names that it knows `more`."""
     return click.option(
         "--engine",
         "engine_name",
-        type=click.Choice(NAMES),
+        type=click.Choice([*NAMES, *more]),
         default=AUTO,
         show_default=True,
         help="How to sample. ebpf and perf stop nothing, ptrace stops a thread for a moment; auto "

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from jsspy.cli import output
-from jsspy.cli.summary import describe_targets
-from jsspy.recorder import Recorder, Status
+from jsspy.cli.summary import Recording, describe_targets
+from jsspy.recorder import Status
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -24,7 +24,7 @@ _REDRAW_NS = 250_000_000
 class Progress(Protocol):
     """Shows how a recording stands. Used as `with make_progress(…) as progress:`."""
 
-    def show(self, status: Status, recorder: Recorder) -> None:
+    def show(self, status: Status, recorder: Recording) -> None:
         """Show a status; cheap when called too often."""
         ...
 
@@ -60,7 +60,7 @@ class _OneLine:
         self._until = "until it ends or Ctrl-C" if duration_s is None else f"for {duration_s:g} s"
         self._said = False
 
-    def show(self, status: Status, recorder: Recorder) -> None:
+    def show(self, status: Status, recorder: Recording) -> None:
         if not self._said and status.threads:
             self._said = True
             who = describe_targets(recorder)
@@ -102,7 +102,7 @@ class _Bar:
         )
         self._next_ns = 0
 
-    def show(self, status: Status, recorder: Recorder) -> None:
+    def show(self, status: Status, recorder: Recording) -> None:
         now = time.monotonic_ns()
         if now < self._next_ns:
             return

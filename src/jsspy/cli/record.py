@@ -6,6 +6,8 @@ import gc
 import os
 import re
 import time
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +18,7 @@ from jsspy.cli.outputs import choose_format, default_file_name, output_options
 from jsspy.cli.progress import Progress, make_progress
 from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.started import StartedCommand, describe_exit
-from jsspy.cli.summary import describe_targets, show_summary, summarize
+from jsspy.cli.summary import Recording, describe_targets, show_summary, summarize
 from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
 from jsspy.errors import NoSamples, NotNode, ProcessExited, ProcessNotFound
 from jsspy.exporters.base import Exporter
@@ -25,6 +27,11 @@ from jsspy.formats.base import Format
 from jsspy.model.mode import Mode, NativeFrames
 from jsspy.recorder import End, Recorder, RecordingOptions
 from jsspy.target.process import Target
+
+if TYPE_CHECKING:
+    from jsspy.inspected import InspectorRecorder
+
+INSPECTOR = "inspector"
 
 EXIT_TARGET_ENDED = 6
 _WITH_SOURCES = {"html", "jsspy"}
@@ -62,7 +69,13 @@ def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> fl
     help="How long to sample. Unlimited is until Ctrl-C, or until the process ends.",
 )
 @rate_option
-@engine_option
+@partial(engine_option, more=(INSPECTOR,))
+@click.option(
+    "--inspect-url",
+    metavar="URL",
+    help="Record through the inspector at ws://HOST:PORT/ID or http://HOST:PORT, of a process on "
+    "another host for example: V8's own profiler, JavaScript only.",
+)
 @mode_options
 @native_option
 @output_options
@@ -94,6 +107,7 @@ def record_command(
     duration_s: float | None,
     rate_hz: int,
     engine_name: str,
+    inspect_url: str | None,
     destination: str | None,
     form: str | None,
     subprocesses: bool,
@@ -113,7 +127,8 @@ def record_command(
     The first Ctrl-C (or SIGTERM) ends sampling and writes the file; a second one gives up. SIGUSR1
     writes what there is so far. COMMAND runs in our place: its streams are untouched, and Ctrl-C
     reaches it as it would without us; a signal sent to jsspy alone is passed on. When the duration
-    is over COMMAND gets SIGTERM. A process that ran before us gets no signal, ever.
+    is over COMMAND gets SIGTERM. A process that ran before us gets no signal, but for --engine
+    inspector: SIGUSR1, which opens its inspector if it has a handler for it; it is closed again.
 
     Exit codes: 0 done, 3 no such process, 4 no permission, 6 the process ended before the duration
     was over (what was taken is written), 7 not one sample (nothing is written), 9 the output
@@ -124,6 +139,30 @@ def record_command(
     if len(command) == 1 and command[0].isdecimal():
         raise click.UsageError(f"a process is named with --pid {command[0]}")
     chosen = choose_format(form, destination)
+
+    def run(recorder: Recording, exporter: Exporter, started: StartedCommand | None) -> int:
+        exporter.check()
+        with Interrupts() as interrupts:
+            progress = make_progress(
+                duration_s, rate_hz, color=ctx.color, is_shared=started is not None
+            )
+            _sample(recorder, interrupts, progress, exporter, chosen, duration_s)
+            return _finish(
+                recorder, interrupts, exporter, chosen, duration_s, started, as_json=as_json
+            )
+
+    if inspect_url is not None or engine_name == INSPECTOR:
+        if command or subprocesses or async_callers or strict or native is not NativeFrames.FULL:
+            raise click.UsageError(
+                "the inspector shows the JavaScript of one process that runs already: it knows "
+                "no COMMAND, --subprocesses, --async, --strict or --native"
+            )
+        if inspect_url is not None and (pids or name is not None or engine_name != INSPECTOR):
+            raise click.UsageError("--inspect-url goes with --engine inspector and names a process")
+        with open_inspector(inspect_url, pids, name, rate_hz, mode) as recording:
+            (pid,) = recording.infos
+            default = default_file_name("node", pid, time.time(), chosen.suffix)
+            return run(recording, open_destination(destination or default), None)
     found = [] if command else choose_pids(pids, name, "record")
     options = RecordingOptions(
         strict=strict,
@@ -153,19 +192,29 @@ def record_command(
             exporter = open_destination(
                 destination or default_file_name(target.name, target.pid, now, chosen.suffix)
             )
-            exporter.check()
-            with Interrupts() as interrupts:
-                progress = make_progress(
-                    duration_s, rate_hz, color=ctx.color, is_shared=started is not None
-                )
-                _sample(recorder, interrupts, progress, exporter, chosen, duration_s)
-                return _finish(
-                    recorder, interrupts, exporter, chosen, duration_s, started, as_json=as_json
-                )
+            return run(recorder, exporter, started)
         except BaseException:
             if started is not None:
                 started.terminate()
             raise
+
+
+def open_inspector(
+    url: str | None,
+    pids: tuple[int, ...],
+    name: re.Pattern[str] | None,
+    rate_hz: float,
+    mode: Mode,
+) -> InspectorRecorder:
+    """Connect to the inspector at a URL, or of the only process that is meant."""
+    from jsspy.inspected import InspectorRecorder  # loads aiohttp
+
+    if url is not None:
+        return InspectorRecorder(url, rate_hz, mode=mode)
+    found = choose_pids(pids, name, "record")
+    if len(found) > 1:
+        raise click.UsageError(f"the inspector records one process, not {len(found)}")
+    return InspectorRecorder.open(found[0], rate_hz, mode=mode)
 
 
 def _add_started(recorder: Recorder, started: StartedCommand) -> Target:
@@ -176,7 +225,7 @@ def _add_started(recorder: Recorder, started: StartedCommand) -> Target:
 
 
 def _sample(
-    recorder: Recorder,
+    recorder: Recording,
     interrupts: Interrupts,
     progress: Progress,
     exporter: Exporter,
@@ -195,7 +244,7 @@ def _sample(
 
 
 def _finish(
-    recorder: Recorder,
+    recorder: Recording,
     interrupts: Interrupts,
     exporter: Exporter,
     form: Format,
@@ -251,7 +300,7 @@ def _never_node(started: StartedCommand) -> NotNode:
     )
 
 
-def _no_samples(recorder: Recorder) -> NoSamples:
+def _no_samples(recorder: Recording) -> NoSamples:
     stats = recorder.profile.stats
     if not recorder.infos:
         if recorder.saw_v8:

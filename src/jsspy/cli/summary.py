@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from jsspy.cli import output
 from jsspy.cli.targets import shorten
 from jsspy.model.phase import Phase, weigh_phases, weigh_vm_states
 from jsspy.model.profile import Profile
 from jsspy.model.sample import VmState
-from jsspy.recorder import Recorder
+from jsspy.model.units import Pid
+from jsspy.recorder import End, Status, TargetInfo
+from jsspy.symbolize.original import MappingStats
 
 
-def summarize(recorder: Recorder) -> dict[str, Any]:
+class Recording(Protocol):
+    """What is shown of a `Recorder`, or of an `InspectorRecorder`."""
+
+    profile: Profile
+    end: End | None
+    infos: dict[Pid, TargetInfo]
+    mapping: MappingStats
+    saw_v8: bool
+
+    def run(
+        self, duration_ns: int | None = None, should_stop: Callable[[], bool] = ...
+    ) -> Iterator[Status]:
+        """See `Recorder.run`."""
+        ...
+
+    def update_stats(self) -> None:
+        """See `Recorder.update_stats`."""
+        ...
+
+
+def summarize(recorder: Recording) -> dict[str, Any]:
     """Return the account as JSON values; requested = stacks + truncated + lost."""
     profile, stats = recorder.profile, recorder.profile.stats
     pauses = stats.pauses
@@ -114,7 +136,7 @@ def _reasons(counts: dict[str, int]) -> str:
     return f" ({', '.join(f'{reason} {count}' for reason, count in counts.items())})"
 
 
-def describe_targets(recorder: Recorder) -> str:
+def describe_targets(recorder: Recording) -> str:
     """Return who is recorded, in a few words: `node server.js (pid 4121)`."""
     infos = list(recorder.infos.values())
     if len(infos) == 1:

@@ -36,6 +36,7 @@ from jsspy.errors import EngineUnavailable, JsspyError, MalformedData
 from jsspy.linux import libc
 from jsspy.linux.procfs import ProcessFiles
 from jsspy.linux.sockets import Endpoint, find_listeners, network_namespace
+from jsspy.model.names import clean
 
 NAME: Final = "inspector"
 
@@ -55,6 +56,8 @@ MAX_WORKERS: Final = 1000
 _POLL_S: Final = 0.02
 _FIND_S: Final = 5.0
 _MAX_LIST_BYTES: Final = 1 << 20
+MAX_COMMAND: Final = 4096
+_INTRODUCE = "[process.pid, process.version, process.versions.v8, process.argv]"
 _CLOSE = "require('inspector').close()"
 
 
@@ -76,6 +79,17 @@ class ThreadProfile(NamedTuple):
     """Of the protocol's type Profiler.Profile; as the target made it, unchecked."""
 
 
+class TargetWords(NamedTuple):
+    """What a target says of itself."""
+
+    pid: int
+    """In its own pid namespace, on its own host; 0 if it does not say."""
+    node_version: str
+    """Without the "v"."""
+    v8_version: str
+    command: str
+
+
 class _Worker(NamedTuple):
     session: str
     number: int
@@ -95,8 +109,6 @@ class Inspector:
     def __init__(self, url: str) -> None:
         self.lost_workers = 0
         """Workers that ended before they could hand over their profile."""
-        self.title = ""
-        """What the target says of itself, if it was asked."""
         self._numbers = itertools.count(1)
         self._workers: dict[str, _Worker] = {}
         self._profiled: set[str] = set()
@@ -126,8 +138,7 @@ class Inspector:
         """Return the WebSocket URL of the only target of a server."""
         targets = await _get_json(http, f"{url.rstrip('/')}/json/list")
         match targets:
-            case [{"webSocketDebuggerUrl": str(found), **rest}]:
-                self.title = str(rest.get("title", ""))
+            case [{"webSocketDebuggerUrl": str(found)}]:
                 # Behind a forwarded port it does not know its own address.
                 path = found.partition("://")[2].partition("/")[2]
                 scheme, _, place = url.rstrip("/").partition("://")
@@ -229,6 +240,25 @@ class Inspector:
         except TimeoutError as err:
             reason = f"the target did not answer within {ANSWER_S:g} s: it runs no JavaScript"
             raise EngineUnavailable(NAME, reason) from err
+
+    def introduce(self) -> TargetWords:
+        """Ask the target who it is.
+
+        Raises:
+            JsspyError: See `call`.
+        """
+        answer = self.call("Runtime.evaluate", expression=_INTRODUCE, returnByValue=True)
+        match answer:
+            case {"result": {"value": [int(pid), str(node), str(v8), [*words]]}}:
+                command = " ".join(clean(str(word)) for word in words)[:MAX_COMMAND]
+                return TargetWords(pid, clean(node).removeprefix("v"), clean(v8), command)
+            case _:
+                raise EngineUnavailable(NAME, "what answers there is no node")
+
+    @property
+    def threads(self) -> int:
+        """How many threads are profiled."""
+        return len(self._profiled)
 
     def start(self, interval_us: int) -> None:
         """Start V8's profiler in every thread that runs JavaScript.
