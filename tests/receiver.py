@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class Receiver:
 
     url: str
     status: int = 200
+    delay_s: float = 0.0
+    """Before each answer."""
     headers: dict[str, str] = field(default_factory=dict)
     accepted: list[Received] = field(default_factory=list)
     """Requests that were answered with 200."""
@@ -51,6 +54,7 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
                 which.append(Received(self.path, headers, body))
                 receiver.changed.notify_all()
                 status = receiver.status
+            time.sleep(receiver.delay_s)
             self.send_response(status)
             for name, value in receiver.headers.items():
                 self.send_header(name, value)

@@ -22,7 +22,8 @@ from jsspy.cli.serve import serve_command
 from jsspy.exporters.prometheus import Totals, TotalsCollector, encode_metrics
 from jsspy.exporters.push import PushCollector, Spool, Uploader
 from jsspy.server.blackbox import BlackBox, Triggers
-from jsspy.server.collector import Collector, Sampling
+from jsspy.server.collector import Collector
+from jsspy.server.sampling import Sampling
 
 DEPLOY = nodes.ROOT / "deploy"
 

@@ -11,8 +11,10 @@ import click
 
 from jsspy.cli import output
 from jsspy.cli.serve import DEFAULT_PORT, check_namespace, check_path, run_server
+from jsspy.model.mode import NativeFrames
 from jsspy.server.app import Options
-from jsspy.server.collector import Collector, Sampling
+from jsspy.server.collector import Collector
+from jsspy.server.sampling import Sampling
 from jsspy.symbolize.original import LiveMapper
 
 _DEFAULT_INTERVAL_US = 1000
@@ -89,10 +91,12 @@ def promfiler_command(
         path=check_path(path), promfiler=check_namespace(namespace), only_promfiler=True
     )
     rate_hz = 1e6 / interval_us
+    # Signatures have no others than JavaScript's.
+    native = NativeFrames.OFF.value
     if pid is not None and app is None:
-        sampling = Sampling(pids=(pid,), rate_hz=rate_hz)
+        sampling = Sampling(pids=(pid,), rate_hz=rate_hz, native=native)
     elif app is not None and pid is None:
-        sampling = Sampling(command=("node", app, *arguments), rate_hz=rate_hz)
+        sampling = Sampling(command=("node", app, *arguments), rate_hz=rate_hz, native=native)
     else:
         raise click.UsageError("name either APP or --pid")
     collector = Collector(sampling, ring_s=_RING_S, mapper=LiveMapper())

@@ -28,7 +28,7 @@ from jsspy.errors import JsspyError, PermissionDenied, ProcessExited, ProcessNot
 from jsspy.model.mode import NativeFrames
 from jsspy.model.profile import Profile, ProfileMeta
 from jsspy.recorder import Recorder, RecordingOptions, TargetInfo
-from jsspy.server.collector import Sampling
+from jsspy.server.sampling import Sampling
 from jsspy.server.stream import BLOCKED, END, TARGETS, StreamWriter
 from jsspy.target.event_loop import EventLoop
 from jsspy.target.process import Target

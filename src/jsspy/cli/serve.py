@@ -30,7 +30,8 @@ from jsspy.exporters.push import PushCollector
 from jsspy.model.mode import NativeFrames
 from jsspy.server.app import App, Options
 from jsspy.server.blackbox import BlackBox, Triggers
-from jsspy.server.collector import Collector, Ended, Sampling
+from jsspy.server.collector import Collector, Ended
+from jsspy.server.sampling import Sampling
 from jsspy.server.web import load_tls, open_socket, serving, url_of
 from jsspy.symbolize.original import LiveMapper
 

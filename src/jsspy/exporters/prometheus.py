@@ -13,7 +13,7 @@ as a restart. Hence rates are right, and so is their sum over all series, at eve
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -44,6 +44,9 @@ _CANDIDATES = 8
 """Keys whose score is kept, for each that has a series."""
 _HYSTERESIS = 1.5
 """How much heavier a key must be than one with a series to take its place."""
+
+_END = b"# EOF\n"
+"""Of OpenMetrics."""
 
 _SCRIPT_KINDS = frozenset({FrameKind.JS, FrameKind.WASM})
 
@@ -431,25 +434,37 @@ def _top(
     return family
 
 
-class SignaturesCollector(Collector):
-    """Turns `Signatures` into promfiler's metric."""
+class SignaturesGauge(NamedTuple):
+    """promfiler's metric.
 
-    def __init__(self, signatures: Signatures, namespace: str = "promfiler") -> None:
-        self._signatures = signatures
-        self._name = f"{namespace}_cpu_profile"
+    There are thousands of series, so we write its lines ourselves: in a tenth of the time that
+    prometheus_client takes, and the one form that a gauge has in both formats.
+    """
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the gauge; see `Collector.collect`."""
-        gauge = GaugeMetricFamily(self._name, "CPU stack trace samples", labels=["signature"])
-        for signature, count in self._signatures.series().items():
-            gauge.add_metric([signature], count)
-        yield gauge
+    signatures: Signatures
+    namespace: str = "promfiler"
+
+    def encode(self) -> bytes:
+        """Return the lines of the gauge."""
+        name = f"{self.namespace}_cpu_profile"
+        lines = [f"# HELP {name} CPU stack trace samples\n# TYPE {name} gauge\n"]
+        for signature, count in self.signatures.series().items():
+            # No line break is in it: `clean` saw to that.
+            value = signature.replace("\\", r"\\").replace('"', r"\"")
+            lines.append(f'{name}{{signature="{value}"}} {count}.0\n')
+        return "".join(lines).encode()
 
 
-def encode_metrics(collectors: list[Collector], accept: str) -> tuple[bytes, str]:
+def encode_metrics(
+    collectors: list[Collector], accept: str, gauge: SignaturesGauge | None = None
+) -> tuple[bytes, str]:
     """Return the metrics in the form that an Accept header asks for, and its content type."""
     registry = CollectorRegistry(auto_describe=False)
     for collector in collectors:
         registry.register(collector)
     encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+    body = encode(registry)
+    if gauge is not None:
+        end = _END if body.endswith(_END) else b""
+        body = body.removesuffix(end) + gauge.encode() + end
+    return body, content_type

@@ -27,20 +27,19 @@ import jsspy
 from jsspy.errors import JsspyError, MalformedData
 from jsspy.exporters.prometheus import (
     Signatures,
-    SignaturesCollector,
+    SignaturesGauge,
     Totals,
     TotalsCollector,
     encode_metrics,
 )
 from jsspy.formats.native import Native, NativeReader
-from jsspy.model.mode import NativeFrames
 from jsspy.model.profile import Profile
 from jsspy.server import stream
 from jsspy.server.ring import Block, Ring, join_blocks
+from jsspy.server.sampling import Sampling
 from jsspy.symbolize.original import LiveMapper
 from jsspy.target.cgroup import Place, read_place
 
-DEFAULT_RATE_HZ = 99
 DEFAULT_RING_S = 300.0
 START_TIMEOUT_S = 60.0
 """The first look at a binary takes up to a second; more on a busy machine."""
@@ -54,23 +53,6 @@ _BOOT = (
     "sys.exit(main())"
 )
 """The sampler runs the very jsspy that started it, whatever the working directory holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """What to sample. Exactly one of `pids`, `command` and `name` is set."""
-
-    pids: tuple[int, ...] = ()
-    command: tuple[str, ...] = ()
-    """Is started by the sampler, whose child it then is, with our standard streams."""
-    name: str | None = None
-    """Every node process whose command line this regular expression is found in, also new ones."""
-    rate_hz: float = DEFAULT_RATE_HZ
-    engine: str = "auto"
-    native: str = NativeFrames.FULL.value
-    subprocesses: bool = False
-    blocked_s: float | None = None
-    """How long an event loop may take for one callback until we are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +218,8 @@ class Collector:
             families: list[MetricCollector] = []
             if own:
                 families += [TotalsCollector(self.totals, jsspy.__version__), *self.families]
-            if promfiler is not None:
-                families.append(SignaturesCollector(self.signatures, promfiler))
-            encoded = self._encoded[asked] = encode_metrics(families, accept)
+            gauge = None if promfiler is None else SignaturesGauge(self.signatures, promfiler)
+            encoded = self._encoded[asked] = encode_metrics(families, accept, gauge)
             return encoded
 
     def reset_signatures(self) -> None:

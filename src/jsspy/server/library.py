@@ -18,7 +18,8 @@ from jsspy.formats import FORMATS
 from jsspy.model.profile import Profile
 from jsspy.server.app import App, Options
 from jsspy.server.asgi import Asgi
-from jsspy.server.collector import DEFAULT_RATE_HZ, DEFAULT_RING_S, Collector, Sampling
+from jsspy.server.collector import DEFAULT_RING_S, Collector
+from jsspy.server.sampling import DEFAULT_RATE_HZ, Sampling
 from jsspy.server.wsgi import Wsgi
 from jsspy.symbolize.original import LiveMapper
 

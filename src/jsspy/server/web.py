@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -14,6 +15,21 @@ from jsspy.server.app import MAX_BODY, App, Request
 
 _SHUTDOWN_S = 1.0
 """How long requests that are under way may take when we end."""
+
+_SILENCE_S = 15.0
+"""How long a connection may be open without a whole request: those who wait, and those who send
+one byte now and then."""
+
+_MAX_CONNECTIONS = 256
+"""At the same time. More are closed at once: descriptors are needed for other things, too."""
+
+
+class _Server(web.Server):
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Take a connection, if there are not too many."""
+        super().connection_made(handler, transport)
+        if len(self.connections) > _MAX_CONNECTIONS:
+            transport.abort()
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -91,7 +107,13 @@ async def serving(
         return web.Response(status=response.status, headers=headers, body=response.body)
 
     runner = web.ServerRunner(
-        web.Server(answer, access_log=None),
+        _Server(
+            answer,
+            # A profile that nobody waits for any more makes room for the next one.
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=_SILENCE_S,
+        ),
         shutdown_timeout=_SHUTDOWN_S,
     )
     await runner.setup()

@@ -54,7 +54,7 @@ from jsspy.v8.layout import CodeKind
 _MAX_ANSWERS = 1 << 11
 """Kept of each kind; beyond that they start anew."""
 
-_MAX_COPIES = 1 << 9
+_MAX_COPIES = 1 << 8
 """Bases and bridges that are kept: each with its copy of the stack, which takes up to 20 KB."""
 
 _ENTRY_BYTES = 128

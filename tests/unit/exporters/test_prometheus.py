@@ -13,7 +13,7 @@ from jsspy.exporters.prometheus import (
     MAX_LABEL,
     MAX_SIGNATURES,
     Signatures,
-    SignaturesCollector,
+    SignaturesGauge,
     TopCounters,
     Totals,
     TotalsCollector,
@@ -152,8 +152,9 @@ def test_hostile_names_are_read_back() -> None:
     profile = hostile()
     signatures = Signatures()
     signatures.add(profile)
-    families = [TotalsCollector(totals_of(profile), 'a"b\\c\n'), SignaturesCollector(signatures)]
-    text, content_type = encode_metrics(list(families), "")
+    families = TotalsCollector(totals_of(profile), 'a"b\\c\n')
+    gauge = SignaturesGauge(signatures)
+    text, content_type = encode_metrics([families], "", gauge)
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
     assert text.endswith(b"\n")
     assert b"\0" not in text
@@ -162,7 +163,7 @@ def test_hostile_names_are_read_back() -> None:
     for _, labels in values:
         for key, value in labels:
             assert key == "signature" or len(value) <= MAX_LABEL + len("(anonymous )")
-    text, content_type = encode_metrics(list(families), OPENMETRICS)
+    text, content_type = encode_metrics([families], OPENMETRICS, gauge)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
     assert text.endswith(b"# EOF\n")
     assert list(parse_openmetrics(text.decode()))  # type: ignore[no-untyped-call]  # theirs
@@ -247,12 +248,12 @@ def test_long_signatures_do_not_pile_up() -> None:
 
 
 def test_nothing_sampled_is_no_series() -> None:
-    assert read(encode_metrics([SignaturesCollector(Signatures())], "")[0]) == {}
+    assert read(encode_metrics([], "", SignaturesGauge(Signatures()))[0]) == {}
     assert total(scrape(Totals()), "jsspy_samples_total") == 0
 
 
 def test_namespace_renames_the_gauge() -> None:
     signatures = Signatures()
     signatures.add(profile_of((HOT,)))
-    text, _ = encode_metrics([SignaturesCollector(signatures, "shop")], "")
+    text, _ = encode_metrics([], "", SignaturesGauge(signatures, "shop"))
     assert read(text) == {("shop_cpu_profile", (("signature", "(root)#hot"),)): 1.0}

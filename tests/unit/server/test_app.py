@@ -23,7 +23,8 @@ from jsspy.formats.native import Native
 from jsspy.server import stream
 from jsspy.server.app import App, Options, Request, Response
 from jsspy.server.asgi import Asgi
-from jsspy.server.collector import Collector, Ended, Sampling
+from jsspy.server.collector import Collector, Ended
+from jsspy.server.sampling import Sampling
 from profiles import HOT, small, written
 
 TOKEN = "s\u00e9cret"  # noqa: S105 - not a secret

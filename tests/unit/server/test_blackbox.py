@@ -11,7 +11,8 @@ from jsspy.formats import load_profile
 from jsspy.formats.native import Native
 from jsspy.server import blackbox, stream
 from jsspy.server.blackbox import BlackBox, Triggers
-from jsspy.server.collector import Collector, Ended, Sampling
+from jsspy.server.collector import Collector, Ended
+from jsspy.server.sampling import Sampling
 from profiles import HOT, MAIN, profile_of, written
 
 SECOND_NS = 1_000_000_000

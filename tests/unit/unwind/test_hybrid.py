@@ -19,6 +19,7 @@ from stack_world import (
     BLOB,
     CALL,
     CONTEXT,
+    DEOPT,
     ENTRY,
     ENTRY_MARKER,
     EXIT,
@@ -157,6 +158,42 @@ def test_a_frame_without_slots_belongs_to_the_callee(world: World) -> None:
     assert pcs(frames)[:3] == [TRAMPOLINE + 20, TRAMPOLINE + 20, HANDLER + 16]
     assert (frames[1].fp, frames[1].words[1]) == (0, 0x7771)
     assert frames[2].fp == js_fp
+
+
+@pytest.mark.parametrize("pushed", range(12))
+def test_an_entry_frame_that_is_being_built(world: World, pushed: int) -> None:
+    """At every instruction of its prologue and epilogue: rsp says what is there."""
+    world.push(0, START + 9)
+    rbx = world.sp - 8
+    entry_fp = world.entry_frame(rbx=rbx)
+    slots = STACK_END - entry_fp
+    world.words = world.words[: slots // 8 - 1 + pushed]
+    offset, fp = (0, 4) if pushed == 0 else (1, 4) if pushed == 1 else (4, entry_fp)
+    snapshot = world.snapshot(ENTRY + 16 + offset, fp)
+    registers = snapshot.registers._replace(rbx=rbx)
+    frames, truncation = world.unwinder.unwind(snapshot._replace(registers=registers))
+    assert truncation is None
+    assert pcs(frames)[-2:] == [CALL + 9, START + 9]
+    assert frames[0].pc == ENTRY + 16 + offset
+
+
+@pytest.mark.parametrize("is_bridge", [False, True])
+def test_a_function_without_a_frame_that_is_being_deoptimized(
+    world: World, is_bridge: bool
+) -> None:
+    js_fp, _ = build_nested(world)
+    world.words = world.words[:-4]
+    world.push(0x1234, 0x5678)
+    sp = world.sp
+    # C++ uses the place where the frame was.
+    world.push(DEOPT + 16)
+    world.push(RUNTIME + 9, 0, 0, 0, 0, RUNTIME + 9)
+    # What was its frame is noted as the bridge, and C++ may be deep below it.
+    snapshot = world.snapshot(RUNTIME + 4, sp - 24, sp - 24 if is_bridge else 0)
+    frames, truncation = world.unwinder.unwind(snapshot)
+    assert truncation is None
+    assert pcs(frames)[-6:] == [DEOPT + 16, 0, 0, ENTRY + 9, CALL + 9, START + 9]
+    assert frames[-4].fp == js_fp
 
 
 def test_a_circle_of_frames_ends(world: World) -> None:
