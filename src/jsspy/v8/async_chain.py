@@ -42,6 +42,7 @@ from jsspy.target.memory import Memory
 from jsspy.target.process import V8Binary
 from jsspy.v8.heap import Heap, is_heap_object, is_smi, smi_value
 from jsspy.v8.layout import Layout
+from jsspy.v8.stripped import builtin_symbols
 
 MAX_STEPS = 128
 """Functions and combinators of one chain; V8 has a limit of its own on what is awaited."""
@@ -58,7 +59,6 @@ callers lie in about 10 pages."""
 
 _TYPES = re.compile(rb"v8dbg_type_(?:Promise(?:Fulfill|Reject)ReactionJobTask)__\w+")
 _METADATA = re.compile(rb"_ZN2v88internal12_GLOBAL__N_1L?16builtin_metadataE")
-_RUN_MICROTASKS = re.compile(rb"Builtins_RunMicrotasks")
 _CODE_SIZE = 0x1200
 """Of RunMicrotasks: 0x900 to 0xf60 in V8 7.8 to 14.6; the shortest builtins follow."""
 
@@ -158,7 +158,7 @@ def derive_async_layout(v8: V8Binary, layout: Layout, memory: Memory) -> AsyncLa
             position-independent file does not contain.
     """
     try:
-        run = v8.elf.find_symbols(_RUN_MICROTASKS).get("Builtins_RunMicrotasks")
+        run = builtin_symbols(v8.elf).get("Builtins_RunMicrotasks")
         table = next(iter(v8.elf.find_symbols(_METADATA).values()), None)
         if run is None or table is None:
             return None

@@ -1,12 +1,11 @@
 """The table of V8's embedded builtins: which one contains an address.
 
-The builtins' code is linked into the binary as one blob with a symbol `Builtins_*` for each. A
-binary without symbols has an empty table: its builtins have no names, everything else works.
+The builtins' code is linked into the binary as one blob with a symbol `Builtins_*` for each, which
+is found also where it was stripped: see `jsspy.v8.stripped`.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,9 +14,8 @@ from jsspy.errors import FaultError
 from jsspy.model.units import FileAddress
 from jsspy.target.elf import ElfFile
 from jsspy.v8.code import frame_push_offset, return_address_offset
+from jsspy.v8.stripped import PREFIX, builtin_symbols
 
-_SYMBOLS = re.compile(rb"Builtins_[A-Za-z0-9_]+")
-_PREFIX = len("Builtins_")
 _PROLOGUE_SIZE = 512
 """How far into a function to look for the push: checks of all kinds precede it."""
 
@@ -55,13 +53,13 @@ class BuiltinTable:
         self._elf = elf
         symbols = sorted(
             (symbol.address, name)
-            for name, symbol in elf.find_symbols(_SYMBOLS).items()
+            for name, symbol in builtin_symbols(elf).items()
             if blob[0] <= symbol.address < blob[1]
         )
         # Sizes are 0 in V8 7.8 and padding belongs to nobody: a builtin ends where the next starts.
         ends = [address for address, _ in symbols[1:]] + [blob[1]] * bool(symbols)
         self._builtins = [
-            Builtin(name[_PREFIX:], address, end)
+            Builtin(name[len(PREFIX) :], address, end)
             for (address, name), end in zip(symbols, ends, strict=True)
         ]
         self._starts = [builtin.start for builtin in self._builtins]

@@ -13,6 +13,7 @@ import re
 from jsspy.errors import FaultError, MalformedData, UnknownV8
 from jsspy.target.elf import ElfFile, Symbol
 from jsspy.v8.layouts import Version, find_value, load_rules
+from jsspy.v8.stripped import builtin_symbols
 
 _VERSION = "_ZN2v88internal7Version6{}_E"
 
@@ -21,7 +22,7 @@ _SYMBOLS = re.compile(
     rb"|_ZN2v88internal18g_current_isolate_E|_ZN2v88internal7Isolate12isolate_key_E"
     rb"|_ZN2v88internal11interpreter9Bytecodes14kBytecodeSizesE"
     rb"|_ZZN2v88internal29TranslationOpcodeOperandCountE\w+6counts"
-    rb"|v8_Default_embedded_blob_\w*|Builtins_JSEntry"
+    rb"|v8_Default_embedded_blob_\w*"
     rb"|_ZN2v88internal7Isolate(?:19get_address_from_idE|4InitE)\w+"
 )
 
@@ -32,6 +33,8 @@ class Constants:
     def __init__(self, elf: ElfFile) -> None:
         self.elf = elf
         self.symbols = elf.find_symbols(_SYMBOLS)
+        self.builtins = builtin_symbols(elf)
+        """Symbol, `Builtins_…` -> what it is, also where it was stripped."""
         self.constants: dict[str, int] = {}
         """Name without `v8dbg_` -> value."""
         self.fields: dict[str, int] = {}

@@ -23,6 +23,7 @@ from jsspy.target import cache
 from jsspy.target.elf import ElfFile, Symbol
 from jsspy.v8 import legacy_metadata
 from jsspy.v8.constants import Constants
+from jsspy.v8.isolates import tls_size
 from jsspy.v8.layout import (
     CodeKind,
     CodeLayout,
@@ -35,8 +36,9 @@ from jsspy.v8.layout import (
     StringLayout,
     TypeLayout,
 )
+from jsspy.v8.stripped import find_bytecode_sizes, find_isolate_tls
 
-_SCHEMA = 10
+_SCHEMA = 11
 """Raise it whenever a Layout of the same binary could come out differently than before."""
 
 _ISOLATE_TLS = "_ZN2v88internal18g_current_isolate_E"
@@ -131,10 +133,10 @@ def derive_layout(elf: ElfFile) -> Layout:
     metadata = Constants(elf)
     symbols = metadata.symbols
     sizes = symbols.get(_BYTECODE_SIZES)
-    tls = symbols.get(_ISOLATE_TLS)
     key = symbols.get(_ISOLATE_KEY)
-    blob = _find_blob(elf, symbols)
-    if "Builtins_JSEntry" not in symbols and legacy_metadata.has_address_table(metadata):
+    tls = None if key is not None else _find_tls(elf, symbols)
+    blob = _find_blob(metadata)
+    if not metadata.builtins and legacy_metadata.has_address_table(metadata):
         isolate, frame = legacy_metadata.derive_isolate_and_frame(metadata)
     else:
         isolate, frame = _derive_isolate_and_frame(metadata, blob)
@@ -147,8 +149,10 @@ def derive_layout(elf: ElfFile) -> Layout:
         types=_derive_types(metadata),
         objects=_derive_objects(metadata),
         strings=_derive_strings(metadata),
-        code=_derive_code(metadata, b"" if sizes is None else _read_sizes(elf, sizes)),
-        isolate_tls_offset=None if tls is None else tls.address,
+        code=_derive_code(
+            metadata, find_bytecode_sizes(elf) if sizes is None else _read_sizes(elf, sizes)
+        ),
+        isolate_tls_offset=tls,
         isolate_key_address=None if key is None else key.address,
         embedded_blob=blob,
         derived=tuple(metadata.derived),
@@ -158,13 +162,23 @@ def derive_layout(elf: ElfFile) -> Layout:
     return layout
 
 
-def _find_blob(elf: ElfFile, symbols: dict[str, Symbol]) -> tuple[int, int] | None:
+def _find_tls(elf: ElfFile, symbols: dict[str, Symbol]) -> int | None:
+    """Return where in V8's thread-local variables the current isolate is."""
+    symbol = symbols.get(_ISOLATE_TLS)
+    if symbol is not None:
+        return symbol.address
+    found = find_isolate_tls(elf)
+    return None if found is None else tls_size(elf) + found
+
+
+def _find_blob(metadata: Constants) -> tuple[int, int] | None:
     """Return the address range of the embedded builtins, as linked.
 
     The instructions are `..._code_data_` (V8 8.5 to 10), `..._code_` (later), or, with the
     metadata of the builtins in front of them, `..._data_` (earlier).
     Source: src/snapshot/embedded/embedded-file-writer.cc at 7.8.279, 9.4.146 and 11.3.244.
     """
+    elf, symbols = metadata.elf, metadata.symbols
     prefix = "v8_Default_embedded_blob_"
     split = prefix + "code_size_" in symbols
     names = ("code_data_", "code_") if split else ("data_",)
@@ -173,7 +187,7 @@ def _find_blob(elf: ElfFile, symbols: dict[str, Symbol]) -> tuple[int, int] | No
     if start is not None and size is not None:
         count = int.from_bytes(elf.read(size.address, _SIZE_OF_INT), "little")
         return start.address, start.address + min(count, _BLOB_LIMIT)
-    builtins = elf.find_symbols(re.compile(rb"Builtins_\w+")).values()
+    builtins = metadata.builtins.values()
     if not builtins:
         return None
     return min(s.address for s in builtins), max(s.address + max(s.size, 1) for s in builtins)
@@ -190,7 +204,7 @@ def _derive_isolate_and_frame(
     src/codegen/x64/macro-assembler-x64.cc at 13.6.233, CallCFunction.
     """
     bias = metadata.need("isolate.root_register_bias")
-    entry = metadata.symbols.get("Builtins_JSEntry")
+    entry = metadata.builtins.get("Builtins_JSEntry")
     code = b"" if entry is None else metadata.elf.read(entry.address, _JS_ENTRY_SIZE)
     root = _SET_ROOT.search(code)
     test = _TEST_JS_ENTRY_SP.search(code)
