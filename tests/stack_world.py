@@ -6,8 +6,8 @@ call       +0x140    CFA = rbx + 16: only right if rbx was restored from the ent
 runtime    +0x180    CFA = rsp + 8
 assembly   +0x1c0    none
 leaf       +0x200    CFA = the word at rsp - 8, in the red zone
-builtins   +0x400    JSEntry, CEntry, Plain (frameless), the interpreter's trampoline (pushes
-                     its frame at +16), LdaHandler
+builtins   +0x400    JSEntry (pushes its frame at +16), CEntry, Plain (frameless), the
+                     interpreter's trampoline (likewise), LdaHandler, DeoptimizationEntry_Eager
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ START, CALL, RUNTIME, ASSEMBLY, LEAF = (
     TEXT_ADDRESS + at for at in (0x100, 0x140, 0x180, 0x1C0, 0x200)
 )
 BLOB = (TEXT_ADDRESS + 0x400, TEXT_ADDRESS + 0x800)
-ENTRY, EXIT, PLAIN, TRAMPOLINE, HANDLER = (BLOB[0] + at for at in (0, 0x40, 0x80, 0xC0, 0x100))
+ENTRY, EXIT, PLAIN, TRAMPOLINE, HANDLER, DEOPT = (
+    BLOB[0] + at for at in (0, 0x40, 0x80, 0xC0, 0x100, 0x140)
+)
 JIT = 0x7E00_0000
 STACK = 0x7FFF_0000
 STACK_END = STACK + 0x1000
@@ -52,11 +54,13 @@ def make_elf() -> ElfFile:
     """Return the binary that the module docstring draws."""
     at_entry = bytes([0x0C, RSP, 8, 0x80 | RIP, 1])
     code = bytearray(b"\x90" * 0xA00)
-    for function in (EXIT, PLAIN, HANDLER):
+    for function in (EXIT, PLAIN, HANDLER, DEOPT):
         code[function - TEXT_ADDRESS + 16 - 5 : function - TEXT_ADDRESS + 16] = CALL_INSTRUCTION
-    code[RUNTIME - TEXT_ADDRESS + 4 : RUNTIME - TEXT_ADDRESS + 9] = CALL_INSTRUCTION
-    trampoline = TRAMPOLINE - TEXT_ADDRESS
-    code[trampoline + 16 : trampoline + 20] = b"\x55\x48\x89\xe5"
+    for function in (CALL, RUNTIME, ENTRY):
+        code[function - TEXT_ADDRESS + 4 : function - TEXT_ADDRESS + 9] = CALL_INSTRUCTION
+    for function in (ENTRY, TRAMPOLINE):
+        at = function - TEXT_ADDRESS + 16
+        code[at : at + 4] = b"\x55\x48\x89\xe5"
     base = TEXT_ADDRESS + len(code)
     frames = bytearray(
         entry(struct.pack("<IB", 0, 1) + b"zR\0" + bytes([1, 0x78, RIP, 1, 0x1B]) + at_entry)
@@ -85,6 +89,7 @@ def make_elf() -> ElfFile:
         Sym("Builtins_Plain", PLAIN, 0x40),
         Sym("Builtins_InterpreterEntryTrampoline", TRAMPOLINE, 0x40),
         Sym("Builtins_LdaHandler", HANDLER, 0x40),
+        Sym("Builtins_DeoptimizationEntry_Eager", DEOPT, 0x40),
     ]
     return ElfFile("node", build(symbols, text=bytes(code + frames), eh_frame_hdr=hdr))
 

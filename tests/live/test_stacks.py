@@ -116,6 +116,48 @@ def test_calls_and_returns_in_every_tier(version: str, mode: str) -> None:
     assert unplaced <= len(recording.samples) // 10
 
 
+DEOPTIMIZING = """
+function once(o) { return o.a + o.b; }
+function caller(o) { return once(o) + 1; }
+const known = { a: 1, b: 2 };
+function drive() {
+  for (let i = 0; i < 500; i++) {
+    %PrepareFunctionForOptimization(once);
+    once(known);
+    %OptimizeFunctionOnNextCall(once);
+    once(known);
+    caller({ ['x' + i]: 1, a: 1, b: 1 });
+    %ClearFunctionFeedback(once);
+  }
+  setImmediate(drive);
+}
+console.log('ready');
+drive();
+"""
+LEAST_DEOPTIMIZED = 2
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_a_function_that_is_being_deoptimized_hides_no_caller(version: str) -> None:
+    """For a while it has no frame at all: it is not named then, and all others are."""
+    flags = ["--allow-natives-syntax"]
+    without_frame = 0
+    with nodes.running(version, DEOPTIMIZING, flags=flags) as target:
+        for _ in range(10):
+            for sample in record(target.pid, 300, rate_hz=997).samples:
+                assert sample.stack.truncated is None, sample
+                frames = sample.stack.frames
+                assert frames[0].name == "_start"
+                unknown = [at for at, it in enumerate(frames) if it.kind is FrameKind.UNKNOWN]
+                without_frame += len(unknown)
+                for at in unknown:
+                    assert frames[at - 1].name in ("caller", "drive")
+                    assert any("Deoptimizer::" in frame.name for frame in frames[at:])
+            if without_frame >= LEAST_DEOPTIMIZED:
+                break
+    assert without_frame >= LEAST_DEOPTIMIZED
+
+
 WORKERS = """
 const { Worker, isMainThread } = require('worker_threads');
 if (isMainThread) {

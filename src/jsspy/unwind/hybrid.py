@@ -19,7 +19,12 @@ the frame of the function that owns pc; its caller's frame (before `push rbp`, a
 in the many builtins that never make a frame); or a frame whose slots have not been pushed. The
 first is only assumed when the others have been ruled out, by the instructions at pc and at the
 function's start, by rsp, and by comparing the frame's function with the code's. Where a frame is
-missing, the return address is on top of the stack: it is accepted if it follows a call.
+missing, the return address is on top of the stack: it is accepted if it follows a call. Code that
+C++ calls (JSEntry) returns into native code then.
+
+**A function that is being deoptimized** has no frame on the stack for a while: it is in the heap,
+rbp points below the caller's part of the stack, which C++ uses already. So the caller's frame is
+searched, and both are frames without a place.
 
 Every step must move towards the root; frames are capped by `MAX_FRAMES`, scans by the constants
 below.
@@ -76,6 +81,10 @@ _FRAMELESS_SCAN_WORDS = 48
 _LOST_RBP_SCAN_WORDS = 1 << 13
 """How far a lost rbp is searched: uv__io_poll has 12 KiB of events on the stack."""
 
+_LOST_FRAME_SCAN_WORDS = 1 << 10
+"""How far the caller of a function without a frame is searched: what lies between are the caller's
+own variables."""
+
 _MAX_CALL_SIZE = 7
 """Bytes of the longest call instruction without prefixes: ff /2 with SIB and disp32."""
 
@@ -108,6 +117,7 @@ _FUNCTION_KINDS = frozenset(
 )
 
 _WORD = Struct("<Q").unpack_from
+_LINK = Struct("<2Q").unpack_from
 _RESTORED = (
     (RBX, ENTRY_RBX),
     (R12, ENTRY_R12),
@@ -235,6 +245,7 @@ class _Walk:
         "_exit_pc",
         "_frames",
         "_is_return",
+        "_passed",
         "_registers",
         "_root_fp",
         "_root_index",
@@ -253,6 +264,8 @@ class _Walk:
         self._registers = start_registers(snapshot.registers)
         self._is_return = False
         self._exit_fp = 0
+        self._passed = -1
+        """How many frames there were when unwinding native code went past the next bridge."""
         self._root_fp = 0
         self._root_index = -1
         """The last entry frame that was crossed, and how many frames there were then."""
@@ -281,6 +294,7 @@ class _Walk:
         in_v8 = area.region in _V8
         if in_v8 and v8 is not None:
             self._repair_leaf(v8, area)
+            in_v8 = self._unwinder.code.find(self._registers[RIP]).region is not Region.NATIVE
         elif v8 is not None and self._unwinder.native is NativeFrames.OFF:
             in_v8 = self._resume_at_exit()
             if not in_v8 and not v8.isolate_word(self._snapshot, v8.layout.isolate.js_entry_sp):
@@ -336,6 +350,20 @@ class _Walk:
         Returns:
             Why it stopped before either, and whether the walk is over: the outermost frame.
         """
+        truncation, ended = self._unwind_native()
+        passed = self._passed
+        if passed < 0:
+            return truncation, ended
+        self._passed = -1
+        if truncation is None and not ended and self._is_deoptimizing(self._registers[RIP]):
+            # The bridge is the frame that was taken off the stack.
+            self._exit_fp = self._exit_pc = 0
+            return None, False
+        # Past the bridge without having met it: what led there was wrong.
+        del self._frames[passed:]
+        return Truncation.BROKEN_CHAIN, False
+
+    def _unwind_native(self) -> tuple[Truncation | None, bool]:
         frames, registers, unwinder = self._frames, self._registers, self._unwinder
         find = unwinder.code.find
         stack, start = self._stack, self._start
@@ -355,16 +383,38 @@ class _Walk:
                 step = unwinder.table(area.elf).step(
                     pc - area.bias - is_return, registers, stack, start
                 )
+                if step is Step.UNREADABLE and len(frames) == 1 and not is_return:
+                    step = self._step_late(area.elf, pc - area.bias)
             if step is not Step.CALLER:
                 if step is Step.END or self._is_program_start(area, pc - is_return):
                     return None, True
                 if step is not Step.INTERRUPTED and not self._guess_caller(area, pc, step):
                     return _FAILURES[step], False
             self._is_return = step is not Step.INTERRUPTED
-            if self._exit_fp and registers[RSP] > self._exit_fp + 16:
-                # Past the bridge without having met it: what led here was wrong.
-                return Truncation.BROKEN_CHAIN, False
+            if self._exit_fp and registers[RSP] > self._exit_fp + 16 and self._passed < 0:
+                self._passed = len(frames)
         return Truncation.TOO_DEEP, False
+
+    def _step_late(self, elf: ElfFile, pc: int) -> Step:
+        """Step out of the leaf by what was below rsp a moment later.
+
+        What is there may belong to another function by now. It is believed if it leads to a slot
+        of the copied stack that holds a return address: only the leaf's own word does.
+        """
+        late = self._snapshot.late_red_zone
+        if not late:
+            return Step.UNREADABLE
+        registers = self._registers
+        before = registers[:]
+        stack, start = late + self._stack, self._start - len(late)
+        step = self._unwinder.table(elf).step(pc, registers, stack, start)
+        called = step is Step.CALLER and self._unwinder.is_return_address(
+            registers[RIP], (Region.NATIVE,)
+        )
+        if not called:
+            registers[:] = before
+            return Step.UNREADABLE
+        return step
 
     def _is_program_start(self, area: CodeArea, pc: int) -> bool:
         """Whether this is where the kernel or the dynamic linker jumped to, which calls main.
@@ -471,6 +521,10 @@ class _Walk:
         """Say whether rbp is a V8 frame, now that unwinding has led into V8's code."""
         registers = self._registers
         fp = registers[RBP]
+        if fp < registers[RSP] and self._is_deoptimizing(registers[RIP]):
+            if fp == self._exit_fp:
+                self._exit_fp = self._exit_pc = 0
+            return self._leave_deoptimized()
         if self._exit_fp:
             if fp == self._exit_fp:
                 if self._exit_pc:
@@ -484,6 +538,43 @@ class _Walk:
             return False
         self._enter_builtin()
         return True
+
+    def _is_deoptimizing(self, pc: int) -> bool:
+        """Whether a return address is in the code that replaces frames."""
+        v8 = self._unwinder.v8
+        area = self._unwinder.code.find(pc)
+        if v8 is None or area.region is not Region.BUILTINS:
+            # Before V8 8.8 that code is made at run time, and nothing marks it.
+            is_lost = self._exit_fp in (0, self._registers[RBP])
+            return area.region is Region.GENERATED and is_lost
+        builtin = v8.builtins.find(pc - area.bias - 1)
+        return builtin is not None and builtin.name.startswith("Deoptimization")
+
+    def _leave_deoptimized(self) -> bool:
+        """Go on to the caller of a function whose frame has been taken off the stack.
+
+        Source: `Generate_DeoptimizationEntry` in src/builtins/x64/builtins-x64.cc, at 7.8.279 and
+        13.6.233: the frame is moved into a `FrameDescription`, then C++ makes new ones.
+        """
+        registers = self._registers
+        is_return_address = self._unwinder.is_return_address
+        first = registers[RSP] - self._start
+        last = min(first + 8 * _LOST_FRAME_SCAN_WORDS, len(self._stack) - 15)
+        for at in range(first, last, 8):
+            caller_fp, caller_pc = _LINK(self._stack, at)
+            fp = self._start + at
+            if not fp < caller_fp or self._word(caller_fp) is None:
+                continue
+            if not is_return_address(caller_pc, (*_V8, Region.NATIVE)):
+                continue
+            if self._unwinder.code.find(registers[RIP]).region is Region.BUILTINS:
+                self._frames.append(RawFrame(Address(registers[RIP]), is_return_address=True))
+            lost = FrameWords(0, 0, 0, 0, 0)
+            self._frames.append(RawFrame(Address(0), is_return_address=True, words=lost))
+            registers[RBP], registers[RSP], registers[RIP] = fp, fp, 0
+            self._is_return = True
+            return True
+        return False
 
     def _enter_builtin(self) -> None:
         """Where a builtin without a frame called C, go on to the code that called the builtin."""
@@ -549,12 +640,20 @@ class _Walk:
         return None
 
     def _cross_entry(self, v8: V8Reader, fp: int) -> None:
-        """Take from an entry frame what C++ gets back, and the bridge that was current then."""
+        """Take from an entry frame what C++ gets back, and the bridge that was current then.
+
+        What has not been pushed yet, or has been popped again, is still in place.
+        """
         self._root_fp, self._root_index = fp, len(self._frames)
         for register, slot in _RESTORED:
-            self._registers[register] = self._word(fp + slot) or 0
+            word = self._word(fp + slot)
+            if word is not None:
+                self._registers[register] = word
         layout = v8.layout.frame
-        exit_fp = self._word(fp + layout.entry_saved_c_entry_fp) or 0
+        saved = self._word(fp + layout.entry_saved_c_entry_fp)
+        if saved is None:
+            return
+        exit_fp = saved
         exit_pc = 0
         if not exit_fp and layout.entry_saved_fast_c_call_fp is not None:
             exit_fp = self._word(fp + layout.entry_saved_fast_c_call_fp) or 0
@@ -693,6 +792,10 @@ class _Walk:
         candidates += [registers[number] for number in _RETURN_REGISTERS]
         is_return_address = self._unwinder.is_return_address
         found = next((word for word in candidates if word and is_return_address(word)), 0)
+        if not found and certain and is_return_address(candidates[0], (Region.NATIVE,)):
+            # C++ called this code.
+            found = candidates[0]
+            registers[RSP] += missing + 8
         if not found and not certain:
             return
         if pc:
@@ -722,7 +825,7 @@ class _Walk:
             words = FrameWords(0, self._snapshot.registers.rdi, 0, 0, 0)
             pc = Address(registers[RIP])
             self._frames.append(RawFrame(pc, is_return_address=False, words=words))
-        registers[RBP], registers[RIP] = caller_fp, caller_pc
+        registers[RBP], registers[RSP], registers[RIP] = caller_fp, fp + 16, caller_pc
         self._is_return = True
 
     def _find_caller_in_generated(self, v8: V8Reader, words: FrameWords) -> None:

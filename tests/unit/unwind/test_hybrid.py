@@ -186,8 +186,7 @@ def test_a_function_without_a_frame_that_is_being_deoptimized(
     world.push(0x1234, 0x5678)
     sp = world.sp
     # C++ uses the place where the frame was.
-    world.push(DEOPT + 16)
-    world.push(RUNTIME + 9, 0, 0, 0, 0, RUNTIME + 9)
+    world.push(DEOPT + 16, *[RUNTIME + 9] * 5)
     # What was its frame is noted as the bridge, and C++ may be deep below it.
     snapshot = world.snapshot(RUNTIME + 4, sp - 24, sp - 24 if is_bridge else 0)
     frames, truncation = world.unwinder.unwind(snapshot)
