@@ -305,11 +305,12 @@ def test_the_ladder() -> None:
     with nodes.running(LATEST, "console.log('ready'); for (;;);") as process:
         require(EbpfEngine, process.pid)
         target = Target.open(process.pid)
-        choice = choose_engine([target])
-        assert choice.engine is ENGINES["ebpf"]
+        choice = choose_engine([target], 99)
+        assert isinstance(choice.engine, EbpfEngine)
+        choice.engine.close()
         assert list(choice.rungs) == ["ebpf"]
-        choice = choose_engine([target], Mode.WALL)
-        assert choice.engine is ENGINES["ptrace"]
+        choice = choose_engine([target], 99, mode=Mode.WALL)
+        assert isinstance(choice.engine, PtraceEngine)
         assert [rung.available for rung in choice.rungs.values()] == [False, False, True]
         assert all(rung.reason for rung in list(choice.rungs.values())[:2])
         target.close()

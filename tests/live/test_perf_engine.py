@@ -101,7 +101,7 @@ from jsspy.model.stack import FrameKind
 from jsspy.target.process import Target
 pid = int(sys.argv[1])
 target = Target.open(pid)
-availability = PerfEngine.probe(target)
+availability = PerfEngine(99).probe(target)
 target.close()
 if not availability.available:
     print(json.dumps({"reason": availability.reason}))

@@ -419,16 +419,16 @@ HOLD = """
 def test_a_traced_process_is_refused() -> None:
     with nodes.running(VERSION, TICKER) as process:
         target = Target.open(process.pid)
-        assert PtraceEngine.probe(target).available
+        assert PtraceEngine(99).probe(target).available
         with running_python(HOLD, str(process.pid)) as tracer:
             with pytest.raises(PermissionDenied), ptrace.stopped(Tid(process.pid)):
                 pytest.fail("two tracers")
-            availability = PtraceEngine.probe(target)
+            availability = PtraceEngine(99).probe(target)
             assert not availability.available
             assert f"traced by process {tracer.pid}" in availability.reason
             assert availability.hint == (f"end the debugger or tracer first: kill {tracer.pid}")
         # It was killed with the thread in its hands.
-        wait_until(lambda: PtraceEngine.probe(target).available, "the tracer is gone")
+        wait_until(lambda: PtraceEngine(99).probe(target).available, "the tracer is gone")
         assert_untouched(process.pid)
         Ticker(process).assert_ticks()
         target.close()

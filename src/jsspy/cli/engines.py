@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
 import click
 
 from jsspy.cli import output
-from jsspy.engines.base import Engine
+from jsspy.engines.base import Availability, Engine
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import EngineUnavailable, JsspyError
 from jsspy.model.mode import Mode, NativeFrames
@@ -130,42 +130,32 @@ def make_engine(
     Raises:
         EngineUnavailable: It does not work here, or not for what is asked of it.
     """
-    if name == PtraceEngine.name or (name == AUTO and stopping):
-        kind: type[Engine] = PtraceEngine
-        if name == AUTO:
-            output.note("Sampling with ptrace: who awaits is seen only while a thread stands still")
-    else:
+    if stopping and name == AUTO:
+        output.note("Sampling with ptrace: who awaits is seen only while a thread stands still")
+        name = PtraceEngine.name
+    if name == PtraceEngine.name and mode in PtraceEngine.modes:
         # Whoever stops threads need not wait until the others are loaded.
-        from jsspy.engines import ENGINES, choose_engine
+        return PtraceEngine(rate_hz, mode=mode)
+    from jsspy.engines import ENGINES, choose_engine
 
-        with ExitStack() as stack:
-            # What is started by us is ours, as we are.
-            targets = []
-            for pid in pids or [os.getpid()]:
-                # Why one cannot be opened says whoever adds it to a recorder.
-                with suppress(JsspyError):
-                    targets.append(Target.open(pid))
-                    stack.callback(targets[-1].close)
-            if name == AUTO:
-                choice = choose_engine(targets, mode)
-                kind = choice.engine or PtraceEngine
-                if mode in kind.modes:
-                    output.note(f"Sampling with {kind.name}: {_explain(choice.rungs)}")
-            else:
-                kind = ENGINES[name]
-                for target in targets:
-                    rung = kind.probe(target)
-                    if not rung.available:
-                        raise EngineUnavailable(name, rung.reason, hint=rung.hint)
-    if mode not in kind.modes:
-        able = [mode.value for mode in Mode if mode in kind.modes]
-        raise EngineUnavailable(
-            kind.name, f"it cannot measure {mode.value} time", hint=f"--mode {' or '.join(able)}"
-        )
-    return kind(rate_hz, mode=mode)
+    with ExitStack() as stack:
+        targets = []
+        for pid in pids or [os.getpid()]:  # what is started by us is ours, as we are
+            # Why one cannot be opened says whoever adds it to a recorder.
+            with suppress(JsspyError):
+                targets.append(Target.open(pid))
+                stack.callback(targets[-1].close)
+        names = ENGINES if name == AUTO else [name]
+        choice = choose_engine(targets, rate_hz, mode=mode, names=names)
+    if choice.engine is None:
+        refused, rung = list(choice.rungs.items())[-1]
+        raise EngineUnavailable(refused, rung.reason, hint=rung.hint)
+    if name == AUTO and choice.rungs:
+        output.note(f"Sampling with {choice.engine.name}: {_explain(choice.rungs)}")
+    return choice.engine
 
 
-def _explain(rungs: dict[str, Any]) -> str:
+def _explain(rungs: Mapping[str, Availability]) -> str:
     """Return why it is this one, in a line."""
     refused = [f"not {name}, {rung.reason}" for name, rung in rungs.items() if not rung.available]
     return "; ".join(refused) or "it stops nothing"

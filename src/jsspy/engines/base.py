@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import ClassVar, Protocol, Self, runtime_checkable
 
+from jsspy.engines.pace import Pace
 from jsspy.model.capture import CapturePlan, StoppedReader, ThreadPlan
 from jsspy.model.mode import Mode
 from jsspy.model.profile import PauseStats
@@ -48,62 +50,75 @@ class StoppingEngine(Protocol):
         ...
 
 
-class Engine(Protocol):
-    """Copies stacks out of one or more targets at a steady rate. Used inside `with engine:`."""
+class Engine(ABC):
+    """Copies stacks out of one or more targets at a steady rate. Used inside `with engine:`.
+
+    Attributes:
+        mode: What it measures.
+        stats: Its account.
+    """
 
     name: ClassVar[str]
     modes: ClassVar[frozenset[Mode]]
     """What it can measure."""
-    mode: Mode
-    stats: EngineStats
 
     def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
         """Prepare to take so many samples per second of each thread, in one of `modes`."""
-        ...
+        self.mode = mode
+        self.stats = EngineStats()
+        self._pace = Pace(rate_hz)
 
     @property
     def period_ns(self) -> int:
         """Between two samples of a thread, now."""
-        ...
+        return self._pace.period_ns
 
     def set_rate(self, rate_hz: float) -> None:
         """Take so many samples per second from now on; each weighs the period of its moment."""
-        ...
+        self._pace.set_rate(rate_hz)
 
-    @classmethod
-    def probe(cls, target: Target) -> Availability:
-        """Say whether this engine can sample `target`; never raises for "no"."""
-        ...
+    @abstractmethod
+    def probe(self, target: Target) -> Availability:
+        """Say whether this engine can sample `target`, by trying; never raises for "no"."""
 
+    @abstractmethod
     def set_target(
         self, target: Target, plan: CapturePlan | None, threads: Sequence[ThreadPlan]
     ) -> None:
         """Add a target, or replace the plan and threads that are sampled of it.
 
         `plan` is None where nothing of V8 is known: registers and stack are still copied.
-        """
-        ...
 
+        Raises:
+            EngineUnavailable: Its threads cannot be sampled.
+        """
+
+    @abstractmethod
     def remove_target(self, pid: Pid) -> None:
         """Stop sampling a target."""
-        ...
 
+    @abstractmethod
     def samples(self) -> Iterator[list[RawSample]]:
         """Yield what was captured, in time order: an empty list at least 4 times a second.
 
         The iterator ends when no target is left. Closing it leaves every target running.
         """
-        ...
 
     def pauses(self) -> PauseStats:
         """Return how long threads were stopped so far."""
-        ...
+        return PauseStats()
 
-    def __enter__(self) -> Self: ...
+    @abstractmethod
+    def close(self) -> None:
+        """Give back everything, and leave every target running. May be called again."""
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()

@@ -20,11 +20,9 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
-from jsspy.engines.base import Availability, EngineStats
-from jsspy.engines.pace import Pace
+from jsspy.engines.base import Availability, Engine
 from jsspy.errors import EngineUnavailable, MalformedData, ProcessExited
 from jsspy.linux import bpf, caps, perf, procfs
 from jsspy.model.capture import (
@@ -36,7 +34,6 @@ from jsspy.model.capture import (
     ThreadPlan,
 )
 from jsspy.model.mode import Mode
-from jsspy.model.profile import PauseStats
 from jsspy.model.sample import LossReason, RawSample, ThreadState
 from jsspy.model.units import Address, Pid, Tid
 from jsspy.target.process import Target
@@ -232,8 +229,8 @@ class _Sampled:
         self.threads: dict[Tid, _Thread] = {}
 
 
-class EbpfEngine:
-    """Samples by a program in the kernel; implements `Engine`.
+class EbpfEngine(Engine):
+    """Samples by a program in the kernel.
 
     Args:
         rate_hz: Samples per second of CPU time and thread.
@@ -244,9 +241,7 @@ class EbpfEngine:
     modes: ClassVar[frozenset[Mode]] = frozenset({Mode.CPU})
 
     def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
-        self.mode = mode
-        self.stats = EngineStats()
-        self._pace = Pace(rate_hz)
+        super().__init__(rate_hz, mode=mode)
         self._poll_s = min(max(_POLL_SAMPLES / rate_hz, MIN_POLL_S), MAX_POLL_S)
         self._kernel: _Kernel | None = None
         self._ring_bytes = _MIN_RING_BYTES
@@ -260,37 +255,23 @@ class EbpfEngine:
         self._free_plans = deque(range(MAX_PLANS))
         self._delivered = 0
 
-    @property
-    def period_ns(self) -> int:
-        """Between two samples of a thread that runs."""
-        return self._pace.period_ns
-
     def set_rate(self, rate_hz: float) -> None:
-        """Take so many samples per second from now on."""
-        self._pace.set_rate(rate_hz)
+        """Take so many samples per second from now on; see `Engine.set_rate`."""
+        super().set_rate(rate_hz)
         for sampled in self._targets.values():
             for thread in sampled.threads.values():
                 perf.set_period(thread.event, self.period_ns)
 
-    @classmethod
-    def probe(cls, target: Target) -> Availability:
-        """Say whether the program can be loaded, and attached to a thread of `target`."""
-        try:
-            kernel = _Kernel(_MIN_RING_BYTES)
-        except OSError:
-            return Availability(
-                available=False,
-                reason=f"{OBJECT.name} is missing from the installation",
-                hint="pip install --force-reinstall jsspy",
-            )
-        except MalformedData as err:
-            return Availability(available=False, reason=err.message)
-        except bpf.Refused as err:
-            reason, hint = caps.explain_bpf_refused(err.code, err.message)
-            return Availability(available=False, reason=reason, hint=hint)
+    def probe(self, target: Target) -> Availability:
+        """Say whether the program can be loaded, and attached to a thread of `target`.
+
+        What was loaded stays: that takes longer than all the rest of a start.
+        """
         thread = _Thread(target.pid, ThreadPlan(Tid(target.pid), Address(0), Address(0)), 0)
         try:
-            thread.start(kernel.program, 1_000_000_000)
+            thread.start(self._load().program, 1_000_000_000)
+        except EngineUnavailable as err:
+            return Availability(available=False, reason=err.reason, hint=err.hint)
         except ProcessExited as err:
             return Availability(available=False, reason=err.message)
         except perf.Refused as err:
@@ -301,14 +282,13 @@ class EbpfEngine:
             return Availability(available=False, reason=reason, hint=hint)
         finally:
             thread.close()
-            kernel.close()
         return Availability(available=True)
 
     def _load(self) -> _Kernel:
         """Load the program, the first time that it is needed.
 
         Raises:
-            EngineUnavailable: It cannot be loaded; `probe` says why.
+            EngineUnavailable: It cannot be loaded.
         """
         if self._kernel is None:
             try:
@@ -316,8 +296,12 @@ class EbpfEngine:
             except bpf.Refused as err:
                 reason, hint = caps.explain_bpf_refused(err.code, err.message)
                 raise EngineUnavailable(self.name, reason, hint=hint) from err
-            except (OSError, MalformedData) as err:
-                raise EngineUnavailable(self.name, str(err)) from err
+            except OSError as err:
+                reason = f"{OBJECT.name} is missing from the installation"
+                hint = "pip install --force-reinstall jsspy"
+                raise EngineUnavailable(self.name, reason, hint=hint) from err
+            except MalformedData as err:
+                raise EngineUnavailable(self.name, err.message) from err
         return self._kernel
 
     def set_target(
@@ -491,19 +475,7 @@ class EbpfEngine:
             chain,
         )
 
-    def pauses(self) -> PauseStats:
-        """Return zeros: nothing is stopped."""
-        return PauseStats()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Detach and unload everything."""
         self._account()
         for pid in tuple(self._targets):

@@ -11,7 +11,8 @@ are counted as lost.
 Each sample wakes us, so that the JSFunctions of its frames are read before the garbage collector
 moves them: of a program that did little else than to make closures, 0.5 % had moved by then. The
 isolate's words are not in a dump, and read later they may belong to another moment: native code is
-unwound by its own tables into V8's.
+unwound by its own tables into V8's. What is below rsp is not in a dump either; read later it serves
+where the rest proves it right.
 """
 
 from __future__ import annotations
@@ -21,16 +22,13 @@ import os
 import select
 import time
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
-from jsspy.engines.base import Availability, EngineStats
-from jsspy.engines.pace import Pace
+from jsspy.engines.base import Availability, Engine
 from jsspy.errors import EngineUnavailable, ProcessExited
 from jsspy.linux import caps, perf
 from jsspy.model.capture import CapturePlan, Registers, StackSnapshot, ThreadPlan
 from jsspy.model.mode import Mode
-from jsspy.model.profile import PauseStats
 from jsspy.model.sample import LossReason, RawSample, ThreadState
 from jsspy.model.units import Address, Pid, Tid
 from jsspy.target.process import Target
@@ -45,6 +43,8 @@ MIN_RING_BYTES: Final = 128 << 10
 
 MAX_FOLLOWED: Final = 1000
 """Distinct objects read per sample; one process_vm_readv."""
+
+RED_ZONE_BYTES: Final = 128
 
 _HEARTBEAT_NS: Final = 250_000_000
 _NO_PLAN: Final = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
@@ -115,8 +115,8 @@ class _Sampled:
         self.follow_registers = tuple(map(Registers._fields.index, plan.follow_registers))
 
 
-class PerfEngine:
-    """Samples by stack dumps of the kernel; implements `Engine`.
+class PerfEngine(Engine):
+    """Samples by stack dumps of the kernel.
 
     Args:
         rate_hz: Samples per second of CPU time and thread.
@@ -127,9 +127,7 @@ class PerfEngine:
     modes: ClassVar[frozenset[Mode]] = frozenset({Mode.CPU})
 
     def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
-        self.mode = mode
-        self.stats = EngineStats()
-        self._pace = Pace(rate_hz)
+        super().__init__(rate_hz, mode=mode)
         self._kernel = True
         self._targets: dict[Pid, _Sampled] = {}
         self._poll = select.poll()
@@ -137,20 +135,14 @@ class PerfEngine:
         self._delivered = 0
         self._ring_full = 0
 
-    @property
-    def period_ns(self) -> int:
-        """Between two samples of a thread that runs."""
-        return self._pace.period_ns
-
     def set_rate(self, rate_hz: float) -> None:
-        """Take so many samples per second from now on."""
-        self._pace.set_rate(rate_hz)
+        """Take so many samples per second from now on; see `Engine.set_rate`."""
+        super().set_rate(rate_hz)
         for sampled in self._targets.values():
             for thread in sampled.threads.values():
                 thread.set_period(self.period_ns)
 
-    @classmethod
-    def probe(cls, target: Target) -> Availability:
+    def probe(self, target: Target) -> Availability:
         """Say whether the main thread of `target` can be given a clock and a ring."""
         plan = ThreadPlan(Tid(target.pid), Address(0), Address(0))
         for kernel in (True, False):
@@ -260,9 +252,9 @@ class PerfEngine:
             thread.lost = thread.ring.lost
         for dump in dumps:
             try:
-                followed = self._follow(sampled, thread, dump)
+                followed, below = self._follow(sampled, thread, dump)
             except ProcessExited:
-                followed = {}
+                followed, below = {}, b""
             start = dump.registers.rsp
             self._delivered += 1
             capture = StackSnapshot(
@@ -273,6 +265,7 @@ class PerfEngine:
                 b"",
                 followed,
                 stack_complete=start + len(dump.stack) >= thread.plan.stack_end,
+                late_red_zone=below,
             )
             samples.append(
                 RawSample(
@@ -288,26 +281,30 @@ class PerfEngine:
         self.stats.requested += len(samples)
         return samples
 
-    def _follow(self, sampled: _Sampled, thread: _Thread, dump: perf.Dump) -> dict[int, bytes]:
-        """Read the objects that the frames of a dump point to.
+    def _follow(
+        self, sampled: _Sampled, thread: _Thread, dump: perf.Dump
+    ) -> tuple[dict[int, bytes], bytes]:
+        """Read the objects that the frames of a dump point to, and what is below it.
 
         Raises:
             ProcessExited: The target is gone.
         """
         plan, memory = sampled.plan, sampled.target.memory
-        if not plan.follow_size:
-            return {}
-        starts = [dump.registers.rbp]
-        if thread.plan.isolate:
-            # Where the isolate says that the newest frame is now: a hint where to look.
-            slots = [(thread.plan.isolate + slot, 8) for slot in plan.exit_slots]
-            starts += [int.from_bytes(word or b"", "little") for word in memory.read_many(slots)]
+        # Where the isolate says that the newest frame is now: a hint where to look.
+        slots = plan.exit_slots if thread.plan.isolate else ()
+        wanted = [(dump.registers.rsp - RED_ZONE_BYTES, RED_ZONE_BYTES)]
+        wanted += [(thread.plan.isolate + slot, 8) for slot in slots]
+        below, *words = memory.read_many(wanted)
         pointers = {dump.registers[index] for index in sampled.follow_registers}
-        _walk(sampled, dump, starts, pointers)
+        starts = [int.from_bytes(word or b"", "little") for word in words]
+        _walk(sampled, dump, [dump.registers.rbp, *starts], pointers)
         tag, mask = plan.tag, plan.tag_mask
         found = [word for word in pointers if word & mask == tag][:MAX_FOLLOWED]
         objects = memory.read_many([(word - tag, plan.follow_size) for word in found])
-        return {word: data for word, data in zip(found, objects, strict=True) if data is not None}
+        followed = {
+            word: data for word, data in zip(found, objects, strict=True) if data is not None
+        }
+        return followed, below or b""
 
     def _account(self) -> None:
         """Bring the statistics up to date."""
@@ -325,19 +322,7 @@ class PerfEngine:
         self.stats.requested = self._delivered + sum(lost.values())
         self.stats.idle = self._pace.idle()
 
-    def pauses(self) -> PauseStats:
-        """Return zeros: nothing is stopped."""
-        return PauseStats()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Close all clocks and rings."""
         self._account()
         for pid in tuple(self._targets):

@@ -21,10 +21,9 @@ import gc
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
-from jsspy.engines.base import Availability, EngineStats
+from jsspy.engines.base import Availability, Engine
 from jsspy.errors import FaultError, PermissionDenied, ProcessExited
 from jsspy.linux import procfs, ptrace, vm
 from jsspy.model.capture import (
@@ -359,8 +358,8 @@ class _Keeper:
         return data
 
 
-class PtraceEngine:
-    """Samples by stopping threads; implements `Engine`.
+class PtraceEngine(Engine):
+    """Samples by stopping threads.
 
     Args:
         rate_hz: Samples per second and thread.
@@ -371,21 +370,14 @@ class PtraceEngine:
     modes: ClassVar[frozenset[Mode]] = frozenset({Mode.CPU, Mode.WALL})
 
     def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
-        self.mode = mode
-        self.stats = EngineStats()
-        self.period_ns = max(round(1e9 / rate_hz), 1)
+        super().__init__(rate_hz, mode=mode)
         self._idle = mode is Mode.WALL
         self._targets: dict[Pid, _Sampled] = {}
         self._copier = _Copier()
         self._pauses = PauseHistogram()
         self._readers: dict[Pid, StoppedReader] = {}
 
-    def set_rate(self, rate_hz: float) -> None:
-        """Take so many samples per second from now on."""
-        self.period_ns = max(round(1e9 / rate_hz), 1)
-
-    @classmethod
-    def probe(cls, target: Target) -> Availability:
+    def probe(self, target: Target) -> Availability:
         """Say whether `target` can be traced; stops nothing."""
         if not ptrace.is_allowed():
             return Availability(available=False, reason="ptrace(2) is forbidden (seccomp)")
@@ -596,15 +588,7 @@ class PtraceEngine:
         """
         return self._pauses.stats()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Release every thread, waiting a moment for those that would not stop."""
         end = time.monotonic_ns() + _CLOSE_TIMEOUT_NS
         while ptrace.release_lingering() and time.monotonic_ns() < end:
