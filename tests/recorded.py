@@ -13,8 +13,8 @@ from typing import cast
 import nodes
 from jsspy.engines.base import Engine
 from jsspy.engines.ptrace import PtraceEngine
-from jsspy.model.mode import Mode
 from jsspy.errors import FaultError
+from jsspy.model.mode import Mode
 from jsspy.model.sample import LossReason, RawSample, Sample
 from jsspy.model.units import Address
 from jsspy.resolve import Resolver

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import nodes
-from jsspy.engines import ENGINES, choose_engine
+from jsspy.engines import choose_engine
 from jsspy.engines.ebpf import EbpfEngine
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.model.capture import FrameChain
