@@ -753,6 +753,10 @@ class _Walk:
     def _repair_builtin(self, v8: V8Reader, area: CodeArea) -> None:
         registers = self._registers
         pc = registers[RIP]
+        if registers[RBP] < registers[RSP] and self._is_deoptimizing(pc + 1):
+            self._exit_fp = self._exit_pc = 0
+            if self._leave_deoptimized():
+                return
         address = pc - area.bias
         builtin = v8.builtins.find(address)
         self._frames.append(RawFrame(Address(pc), is_return_address=False))

@@ -195,6 +195,15 @@ def test_a_function_without_a_frame_that_is_being_deoptimized(
     assert frames[-4].fp == js_fp
 
 
+def test_the_code_that_takes_frames_off_the_stack(world: World) -> None:
+    js_fp, _ = build_nested(world)
+    world.words = world.words[:-4]
+    frames, truncation = world.unwinder.unwind(world.snapshot(DEOPT + 8, world.sp - 24))
+    assert truncation is None
+    assert pcs(frames) == [DEOPT + 8, 0, 0, ENTRY + 9, CALL + 9, START + 9]
+    assert frames[2].fp == js_fp
+
+
 def test_a_circle_of_frames_ends(world: World) -> None:
     fp = world.sp - 16
     world.frame(HANDLER + 16, fp, CONTEXT, 0, 0, 0, 0)
