@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -35,6 +36,9 @@ from jsspy.model.transform import map_frames, merge
 from jsspy.model.units import Pid, Tid
 from jsspy.recorder import End, Status, TargetInfo
 from jsspy.symbolize.original import MappingStats
+from jsspy.target.node import find_node_version
+from jsspy.target.process import Target
+from jsspy.target.signals import find_watched_signals
 
 HARVEST_S = 30.0
 """How often V8's profile is taken over; the profiler stands still meanwhile."""
@@ -48,6 +52,8 @@ _NOTE = (
     "the wall, and a blocking call counts as running"
 )
 _FILE = "file://"
+_CANNOT_CLOSE = frozenset("456789")
+"""Majors of node: 4 has no inspector, 6 has no such module, 8 crashes (seen on 8.17.0)."""
 
 
 class InspectorRecorder:
@@ -112,7 +118,7 @@ class InspectorRecorder:
         Raises:
             JsspyError: See `open_inspector`.
         """
-        opened = open_inspector(pid)
+        opened = open_inspector(pid, _object_to_signal(pid))
         return cls(opened.url, rate_hz, mode=mode, pid=pid if opened.is_ours else None)
 
     def run(
@@ -208,6 +214,7 @@ class InspectorRecorder:
             idle=self._idle,
             processes=1,
             threads=self._inspector.threads,
+            rate_hz=1e9 / max(self._meta.period_ns, 1),
         )
 
     def close(self) -> None:
@@ -235,6 +242,27 @@ class InspectorRecorder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _object_to_signal(pid: int) -> str:
+    """Return why the inspector of a process is not to be opened by SIGUSR1, as far as we can see.
+
+    Raises:
+        JsspyError: There is no such process, or it may not be looked at.
+    """
+    target = Target.open(pid)
+    try:
+        v8 = target.find_v8()
+        if v8 is None:
+            return f"process {pid} is not Node.js"
+        version = find_node_version(v8.elf) or ""
+        if version.partition(".")[0] in _CANNOT_CLOSE:
+            return f"node {version} cannot close its inspector again; start it with --inspect"
+        if signal.SIGUSR1 in find_watched_signals(target, v8):
+            return "the program handles SIGUSR1 itself, which would open the inspector"
+        return ""
+    finally:
+        target.close()
 
 
 def _with_path(frame: Frame) -> Frame:

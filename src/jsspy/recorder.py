@@ -27,6 +27,7 @@ from typing import NamedTuple, Self
 
 from jsspy import __version__
 from jsspy.engines.base import Engine, StoppingEngine
+from jsspy.engines.governor import Governor, read_cpu_ns
 from jsspy.errors import (
     EngineUnavailable,
     FaultError,
@@ -72,6 +73,8 @@ NO_ISOLATE_NS = 3_000_000_000
 STARTING_POLL_S = 0.005
 """How often a process that has no isolate yet is looked at while nothing else is sampled."""
 
+WAITING_POLL_S = 0.05
+"""How often statuses come while there is no process at all."""
 
 MAX_EXECS = 1000
 """Programs that a process may go through while it is being opened, each in about a millisecond."""
@@ -106,6 +109,10 @@ class RecordingOptions:
     """Show who awaits what runs."""
     native: NativeFrames = NativeFrames.FULL
     """Which native frames stacks have."""
+    wait: bool = False
+    """Go on while there is no target: more may be added. The clock starts at once."""
+    max_overhead: float | None = None
+    """What sampling may cost, of one CPU: the rate adapts."""
 
 
 DEFAULT_OPTIONS = RecordingOptions()
@@ -123,6 +130,8 @@ class Status(NamedTuple):
     processes: int
     threads: int
     """Threads that are sampled; 0 until the first isolate is found."""
+    rate_hz: float
+    """Now."""
 
 
 class TargetInfo(NamedTuple):
@@ -287,6 +296,11 @@ class Recorder:
         self.saw_v8 = False
         """V8 was found in some process, sampled or not."""
         self._options = options
+        self.governor = (
+            None if options.max_overhead is None else Governor(engine, options.max_overhead)
+        )
+        self.companions: list[int] = []
+        """Our other processes, whose CPU time counts like that of this one."""
         self.mapping = MappingStats()
         """What came of source mapping, once the recording is over."""
         self._sessions: dict[Pid, _Session] = {}
@@ -319,6 +333,7 @@ class Recorder:
             session.scripts.close()
             session.target.close()
         self._sessions.clear()
+        self.engine.close()
         for log in self._past_scripts:
             log.close()
         self._past_scripts.clear()
@@ -353,6 +368,32 @@ class Recorder:
         self._keep(session)
         return target
 
+    def adopt(self, pid: int) -> None:
+        """Add a process if it is node; one that may not be read is noted and left out.
+
+        Raises:
+            PermissionDenied: The recorder is strict, and it may not be read.
+            UnsupportedTarget: The recorder is strict, and it is not for this architecture.
+            UnknownV8: The recorder is strict, and its V8 is not known.
+        """
+        pid = Pid(pid)
+        image = _read_image(pid)
+        if pid in self._sessions or not image or self._strangers.get(pid) == image:
+            return
+        self._strangers[pid] = image
+        try:
+            session = _open_session(pid, self._options)
+            if session.v8 is None:
+                session.target.close()
+            else:
+                self._keep(session)
+        except (ProcessExited, ProcessNotFound):
+            return
+        except (PermissionDenied, UnsupportedTarget) as err:
+            if self._options.strict:
+                raise
+            self.profile.meta.notes.append(f"process {pid} is left out: {err.message}")
+
     def run(
         self, duration_ns: int | None = None, should_stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Status]:
@@ -364,33 +405,42 @@ class Recorder:
 
         The clock starts with the first isolate, and at once where there is one already.
         """
-        meta = self.profile.meta
         longest = 1 << 62 if duration_ns is None else duration_ns
-        give_up = time.monotonic_ns() + longest
+        deadline = time.monotonic_ns() + longest
+        if self._options.wait:
+            self._start_clock()
         with self.engine:
             while self.end is None:
                 self._refresh()
                 if should_stop():
                     self.end = End.STOPPED
-                elif not self._sessions:
+                elif not self._sessions and not self._options.wait:
                     self.end = End.TARGET_ENDED
+                elif time.monotonic_ns() >= deadline:
+                    self.end = End.DURATION
                 elif not any(session.threads for session in self._sessions.values()):
-                    if not meta.start_ns and time.monotonic_ns() >= give_up:
-                        self.end = End.DURATION
                     yield self._status()
-                    time.sleep(STARTING_POLL_S)
+                    time.sleep(STARTING_POLL_S if self._sessions else WAITING_POLL_S)
                 else:
-                    if not meta.start_ns:
-                        meta.start_ns = time.monotonic_ns()
-                        meta.start_time_unix_ns = time.time_ns()
-                    yield from self._sample(meta.start_ns + longest, should_stop)
+                    if not self.profile.meta.start_ns:
+                        self._start_clock()
+                        deadline = self.profile.meta.start_ns + longest
+                    yield from self._sample(deadline, should_stop)
+            meta = self.profile.meta
             meta.duration_ns = time.monotonic_ns() - meta.start_ns if meta.start_ns else 0
+        if self.governor is not None and (sentence := self.governor.describe()):
+            self.profile.meta.notes.append(sentence)
         logs = [*self._past_scripts, *(it.scripts for it in self._sessions.values())]
         if self._options.source_maps:
             self.mapping = map_frames(self.profile, logs, self._options.map_directory)
         if self._options.sources:
             keep_sources(self.profile, logs)
         self.update_stats()
+
+    def _start_clock(self) -> None:
+        meta = self.profile.meta
+        meta.start_ns = time.monotonic_ns()
+        meta.start_time_unix_ns = time.time_ns()
 
     def _sample(self, deadline_ns: int, should_stop: Callable[[], bool]) -> Iterator[Status]:
         """Take what the engine yields, until the end or until the engine has no target left."""
@@ -402,6 +452,8 @@ class Recorder:
             if now >= next_refresh:
                 self._refresh()
                 next_refresh = now + REFRESH_NS
+                if self.governor is not None:
+                    self.governor.turn(now, self.companions)
             yield self._status()
             if should_stop():
                 self.end = End.STOPPED
@@ -452,6 +504,12 @@ class Recorder:
                     self._drop(pid)
             except (FaultError, MalformedData):
                 continue  # caught in the middle of a change: the next look sees it whole
+            except EngineUnavailable as err:
+                # Of one process among several: of the only one there is nothing else to do.
+                if self._options.strict or (len(self._sessions) == 1 and not self._options.wait):
+                    raise
+                self._drop(pid)
+                self.profile.meta.notes.append(f"process {pid} is left out: {err.message}")
             except (PermissionDenied, UnsupportedTarget) as err:
                 # It called exec and became a program that we may not or cannot read.
                 if self._options.strict:
@@ -529,22 +587,7 @@ class Recorder:
                     continue
                 seen.add(child)
                 queue.append(child)
-                image = _read_image(child)
-                if not image or self._strangers.get(child) == image:
-                    continue
-                self._strangers[child] = image
-                try:
-                    session = _open_session(child, self._options)
-                    if session.v8 is None:
-                        session.target.close()
-                    else:
-                        self._keep(session)
-                except (ProcessExited, ProcessNotFound):
-                    continue
-                except (PermissionDenied, UnsupportedTarget) as err:
-                    if self._options.strict:
-                        raise
-                    self.profile.meta.notes.append(f"child {child} is left out: {err.message}")
+                self.adopt(child)
 
     def _status(self) -> Status:
         sampling = self.engine.stats
@@ -557,6 +600,7 @@ class Recorder:
             idle=sampling.idle,
             processes=len(self._sessions),
             threads=sum(len(session.threads) for session in self._sessions.values()),
+            rate_hz=1e9 / self.engine.period_ns,
         )
 
     def targets(self) -> list[tuple[Target, V8Binary | None]]:
@@ -573,7 +617,13 @@ class Recorder:
         taken, now = self.profile, time.monotonic_ns()
         taken.meta.duration_ns = now - taken.meta.start_ns if taken.meta.start_ns else 0
         self.profile = Profile(
-            replace(taken.meta, start_ns=now, start_time_unix_ns=time.time_ns(), notes=[])
+            replace(
+                taken.meta,
+                period_ns=self.engine.period_ns,
+                start_ns=now,
+                start_time_unix_ns=time.time_ns(),
+                notes=[],
+            )
         )
         self._thread_index.clear()
         # What ended is of no further interest: memory stays as it is however long this goes on.
@@ -609,6 +659,7 @@ class Recorder:
         )
         stats.pauses = self.engine.pauses()
         stats.profiler_cpu_ns = time.process_time_ns() - self._cpu_start_ns
+        stats.profiler_cpu_ns += sum(map(read_cpu_ns, self.companions))
 
 
 def _difference(stats: SamplingStats, before: SamplingStats) -> SamplingStats:

@@ -108,6 +108,10 @@ class Engine(ABC):
         """Return how long threads were stopped so far."""
         return PauseStats()
 
+    def cost_ns(self) -> int:
+        """Return how much of the targets' time sampling has taken so far, as far as is known."""
+        return self.pauses().total_ns
+
     @abstractmethod
     def close(self) -> None:
         """Give back everything, and leave every target running. May be called again."""

@@ -19,6 +19,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -244,6 +245,7 @@ class EbpfEngine(Engine):
         super().__init__(rate_hz, mode=mode)
         self._poll_s = min(max(_POLL_SAMPLES / rate_hz, MIN_POLL_S), MAX_POLL_S)
         self._kernel: _Kernel | None = None
+        self._run_time: bpf.RunTime | None = None
         self._ring_bytes = _MIN_RING_BYTES
         while self._ring_bytes < rate_hz * _RING_SECONDS * _TYPICAL_RECORD_BYTES:
             self._ring_bytes *= 2
@@ -475,6 +477,15 @@ class EbpfEngine(Engine):
             chain,
         )
 
+    def cost_ns(self) -> int:
+        """Return how long the program has run. The kernel counts from the first call on."""
+        if self._kernel is None:
+            return 0
+        if self._run_time is None:
+            with suppress(bpf.Refused):
+                self._run_time = bpf.RunTime()
+        return self._kernel.program.run_time_ns()
+
     def close(self) -> None:
         """Detach and unload everything."""
         self._account()
@@ -484,6 +495,9 @@ class EbpfEngine(Engine):
         if self._kernel is not None:
             self._kernel.close()
             self._kernel = None
+        if self._run_time is not None:
+            self._run_time.close()
+            self._run_time = None
 
 
 def _time(sample: RawSample) -> int:

@@ -30,7 +30,7 @@ from jsspy.linux import libc
 
 _NR_BPF: Final = {"x86_64": 321}.get(platform.machine(), 321)
 
-_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _LINK_CREATE = 0, 1, 2, 5, 28
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _LINK_CREATE, _ENABLE_STATS = 0, 1, 2, 5, 28, 32
 
 _PROG_TYPE_PERF_EVENT: Final = 7
 _ATTACH_PERF_EVENT: Final = 41
@@ -195,6 +195,23 @@ class Program(_Descriptor):
             except Refused:
                 text = log.value.decode("utf-8", "replace").rstrip()
                 raise Refused(what, err.code, text[-_LOG_TAIL:]) from None
+
+    def run_time_ns(self) -> int:
+        """Return how long it has run while a `RunTime` was open."""
+        with open(f"/proc/self/fdinfo/{self.fd}", "rb") as file:  # noqa: PTH123 - no path to join
+            fields = dict(line.split(b":\t", 1) for line in file if b":\t" in line)
+        return int(fields.get(b"run_time_ns", 0))
+
+
+class RunTime(_Descriptor):
+    """The kernel counts how long programs run as long as this is open; some ns each time.
+
+    Raises:
+        Refused: It does not (Linux before 5.8), or we may not make it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_bpf(_ENABLE_STATS, struct.pack("<I", 0), "count how long programs run"))
 
 
 class Link(_Descriptor):
