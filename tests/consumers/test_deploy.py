@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def run(*command: str, cwd: Path | None = None) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def beside(name: str) -> str:
+    """Return a program that was installed together with the interpreter."""
+    path = Path(sys.executable).parent / name
+    if not path.exists():
+        nodes.missing(f"{name} is not at {path}: run `make check`")
+    return str(path)
 
 
 @pytest.fixture
@@ -167,6 +176,49 @@ def test_daemonset_starts_what_exists() -> None:
     assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
     for probe in ("readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"] == {"path": "/healthz", "port": "http"}
+
+
+def test_kubernetes_own_schemas_take_the_daemonset() -> None:
+    path = DEPLOY / "kubernetes" / "daemonset.yaml"
+    said = run(beside("kubernetes-validate"), "--strict", str(path))
+    assert said.count("passed for resource") == 3
+
+
+def test_hadolint_finds_no_fault_with_the_image() -> None:
+    assert run(beside("hadolint"), str(DEPLOY / "Dockerfile")) == ""
+
+
+def test_all_deployments_ask_for_the_same_capabilities() -> None:
+    unit = (DEPLOY / "systemd" / "jsspy.service").read_text(encoding="utf-8")
+    sets = [
+        {name.removeprefix("CAP_") for name in re.findall(r"CAP_\w+", line)}
+        for line in unit.splitlines()
+        if line.startswith(("AmbientCapabilities=", "CapabilityBoundingSet="))
+    ]
+    text = (DEPLOY / "kubernetes" / "daemonset.yaml").read_text(encoding="utf-8")
+    (added,) = re.findall(r"^ *add: \[(.*)\]$", text, re.MULTILINE)
+    assert sets == [set(added.split(", "))] * 2
+
+
+def test_the_image_gets_all_that_the_package_is_built_of(tmp_path: Path) -> None:
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE):
+        *sources, _ = line.split()
+        for source in sources:
+            origin = nodes.ROOT / source
+            if origin.is_dir():
+                built = shutil.ignore_patterns("*.o", "__pycache__", "*.egg-info")
+                shutil.copytree(origin, tmp_path / source, ignore=built)
+            else:
+                shutil.copy(origin, tmp_path / source)
+    run(
+        *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+        *("--disable-pip-version-check", "--wheel-dir", str(tmp_path / "wheel"), str(tmp_path)),
+    )
+    (wheel,) = (tmp_path / "wheel").glob("jsspy-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "jsspy/engines/walk.bpf.o" in names
+    assert "jsspy/ui/page.html" in names
 
 
 def test_image_copies_what_exists_and_runs_a_command() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -14,8 +15,6 @@ from jsspy.target.event_loop import EventLoop
 from jsspy.target.process import Target
 from running import BUSY, IDLE
 from serving import serving
-
-pytestmark = pytest.mark.soak
 
 VERSION = nodes.selected(("22.23.3",))
 
@@ -93,6 +92,24 @@ def test_a_blocked_loop_is_recorded(version: str, tmp_path: Path) -> None:
         if any(frame.name == "blockLoop" for frame in profile.iter_frames(row))
     ]
     assert times[-1] - times[0] > 900_000_000
+
+
+@pytest.mark.parametrize("version", VERSION)
+def test_a_busy_process_is_recorded(version: str, tmp_path: Path) -> None:
+    with nodes.running(version, BUSY) as node:
+        options = ("--record-to", str(tmp_path), "--trigger-cpu", "10", "--port", "0")
+        with serving("serve", *options, "--pid", str(node.pid)) as server:
+            assert server.process.stderr is not None
+            line = server.process.stderr.readline()
+            assert re.match(rf"process {node.pid} uses [0-9]+ % of a CPU$", line), line
+            line = server.process.stderr.readline()
+            assert line.startswith(f"wrote {tmp_path}/"), line
+            path = Path(line.removeprefix("wrote ").strip())
+            assert server.total("jsspy_recordings_total", reason="cpu") == 1
+    assert path.name.endswith(f"-cpu-{node.pid}.jsspy")
+    profile = load_profile(path)
+    # It holds what came before, not only the moment.
+    assert profile.meta.duration_ns > 7_000_000_000
 
 
 @pytest.mark.parametrize("version", VERSION)

@@ -146,7 +146,7 @@ def test_bad_credentials(version: str, tmp_path: Path) -> None:
             "serve", *ANY_PORT, "--basic-auth-file", str(secret), "--pid", str(target.pid)
         ) as server,
     ):
-        bad = ("", "Basic", "Basic ====", "Basic bWU6", "Bearer s3cret", good[:-2], "\x7f" * 99)
+        bad = ("", "Basic", "Basic ====", "Basic bWU6", "Bearer s3cret", good[:-2], "x" * 999)
         for path in ("/", "/metrics", "/debug/pprof/profile?seconds=1", "/profile.html"):
             for value in bad:
                 status, headers, _ = server.get(path, headers={"Authorization": value})
@@ -221,15 +221,15 @@ def test_a_hundred_scrapes_a_second(version: str) -> None:
         assert server.total("jsspy_samples_total", result="lost") - lost < 0.2 * more
 
 
-def weight_of(uploads: Iterable[Received]) -> int:
-    """Return the samples in what Pyroscope was sent."""
-    count = 0
+def seconds_of(uploads: Iterable[Received]) -> float:
+    """Return the CPU time in what Pyroscope was sent."""
+    total = 0
     for upload in uploads:
         for series in json.loads(upload.body)["series"]:
             for sample in series["samples"]:
                 raw = base64.b64decode(sample["rawProfile"])
-                count += len(read_profile(io.BytesIO(raw), "x.pb.gz"))
-    return count
+                total += read_profile(io.BytesIO(raw), "x.pb.gz").total_weight()
+    return total / 1e9
 
 
 def sampled(server: Server) -> float:
@@ -261,8 +261,8 @@ def test_a_server_that_is_unwell_loses_nothing(version: str, fault: str, tmp_pat
         else:
             wait_until(lambda: server.total("jsspy_push_retries_total") >= 2, "attempts")
         assert receiver is None or fault == "slow" or not receiver.accepted
-        before = sampled(server)
-        assert before > 50
+        before = server.total("jsspy_process_cpu_seconds_total")
+        assert before > 0.5
         if receiver is None:
             receiver = stack.enter_context(receiving(port))
         receiver.status, receiver.delay_s = 200, 0
@@ -270,7 +270,7 @@ def test_a_server_that_is_unwell_loses_nothing(version: str, fault: str, tmp_pat
         assert server.process.wait(60) == 0
         assert not list(tmp_path.glob("*/*.push"))
         # Refused ones were sent again.
-        assert weight_of(receiver.accepted) >= before
+        assert seconds_of(receiver.accepted) > before - 1e-6
 
 
 @pytest.mark.parametrize("version", VERSION)

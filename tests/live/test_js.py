@@ -14,8 +14,6 @@ import pytest
 import nodes
 from running import AS_NOBODY, environment
 
-pytestmark = pytest.mark.soak
-
 VERSIONS = nodes.selected(("8.17.0", "12.22.12", "24.15.0"))
 VERSION = nodes.selected(("24.15.0",))
 

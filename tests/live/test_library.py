@@ -23,8 +23,6 @@ import nodes
 from jsspy.errors import JsspyError
 from running import BUSY
 
-pytestmark = pytest.mark.soak
-
 VERSION = nodes.selected(("20.20.2",))
 
 

@@ -14,8 +14,6 @@ import nodes
 from running import jsspy
 from serving import Server, node_first, serving
 
-pytestmark = pytest.mark.soak
-
 VERSIONS = nodes.selected(("12.22.12", "22.23.3", "24.15.0"))
 VERSION = nodes.selected(("22.23.3",))
 

@@ -18,8 +18,6 @@ from receiver import receiving
 from running import BUSY
 from serving import serving
 
-pytestmark = pytest.mark.soak
-
 VERSION = nodes.selected(("24.15.0",))
 
 NAMES = """

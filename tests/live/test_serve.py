@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
 
 import nodes
 from jsspy.formats import read_profile
@@ -24,8 +28,6 @@ from jsspy.model.profile import Profile
 from maps import Segment, encode
 from running import AS_NOBODY, BUSY, IDLE, jsspy
 from serving import Server, serving
-
-pytestmark = pytest.mark.soak
 
 VERSIONS = nodes.selected(("6.17.1", "12.22.12", "18.20.8", "24.15.0"))
 VERSION = nodes.selected(("22.23.3",))
@@ -214,6 +216,63 @@ def test_no_permission_is_explained(version: str) -> None:
         done = jsspy(*arguments, prefix=AS_NOBODY)
     assert done.returncode == 4, done.stderr
     assert f"process {target.pid}" in done.stderr or f"cannot attach to {target.pid}" in done.stderr
+
+
+@pytest.mark.parametrize("version", VERSION)
+def test_go_tool_pprof_takes_the_address(version: str, tmp_path: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        nodes.missing("go is not installed: run `make consumers-installed` as root")
+    with (
+        nodes.running(version, BUSY) as target,
+        serving("serve", *ANY_PORT, "--pid", str(target.pid)) as server,
+    ):
+        wait_until(lambda: server.total("jsspy_samples_total", result="stack") > 20, "samples")
+        done = subprocess.run(
+            [
+                *(str(go), "tool", "pprof", "-top", "-seconds", "2"),
+                f"{server.url}/debug/pprof/profile",
+            ],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PPROF_TMPDIR": str(tmp_path), "HOME": str(tmp_path)},
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"{server.url}/debug/pprof/profile?seconds=2" in done.stderr
+        assert re.search(r"^Type: cpu$", done.stdout, re.MULTILINE), done.stdout
+        # It says how long the profile is, and how much CPU time is in it.
+        length = re.search(r"^Duration: ([0-9.]+)s, Total samples = ", done.stdout, re.MULTILINE)
+        assert length is not None, done.stdout
+        assert abs(float(length[1]) - 2) < 0.2
+        assert "leafWork" in done.stdout
+
+
+@pytest.mark.parametrize("version", VERSION)
+def test_promtool_finds_no_fault_with_the_metrics(version: str, tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        nodes.missing("promtool is not installed: run `make consumers-installed` as root")
+    options = ("--promfiler-compat", "--push", "pyroscope=http://127.0.0.1:9", "--push-spool",
+               str(tmp_path / "spool"), "--record-to", str(tmp_path / "box"))  # fmt: skip
+    with (
+        nodes.running(version, BUSY) as target,
+        serving("serve", *ANY_PORT, *options, "--pid", str(target.pid)) as server,
+    ):
+        wait_until(lambda: server.total("jsspy_samples_total", result="stack") > 50, "samples")
+        text = server.get("/metrics")[2]
+        openmetrics = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        _, headers, body = server.get("/metrics", headers=openmetrics)
+    done = subprocess.run(
+        [str(promtool), "check", "metrics"], input=text, capture_output=True, check=False
+    )
+    # promfiler's own name has no unit, and is as it is.
+    said = [line for line in done.stderr.decode().splitlines() if "promfiler_" not in line]
+    assert (done.returncode in {0, 3}, said) == (True, []), done.stderr
+    assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    families = list(parse_openmetrics(body.decode()))  # type: ignore[no-untyped-call]  # theirs
+    assert {"jsspy_samples", "promfiler_cpu_profile"} <= {family.name for family in families}
 
 
 @pytest.mark.parametrize("version", VERSION)
