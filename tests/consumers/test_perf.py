@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,12 @@ def perf() -> str:
     return str(path)
 
 
-def recorded(target: nodes.NodeProcess, directory: Path) -> Path:
+def recorded(target: nodes.NodeProcess, directory: Path, *graph: str) -> Path:
     """Record a process with perf; return the perf.data."""
     data = directory / "perf.data"
-    record = [perf(), "record", "-q", "-e", "cpu-clock", "-F", "199", "-g", "-o", str(data)]
-    subprocess.run([*record, "-p", str(target.pid), "--", "sleep", "1.5"], check=True, timeout=60)
+    record = [perf(), "record", "-q", "-e", "cpu-clock", "-F", "199", "-o", str(data)]
+    record += graph or ("-g",)
+    subprocess.run([*record, "-p", str(target.pid), "--", "sleep", "1"], check=True, timeout=60)
     return data
 
 
@@ -70,3 +72,59 @@ def test_annotate_names_what_perf_could_not(version: str, tmp_path: Path) -> Non
         done = jsspy("annotate", source, "--map", str(saved), "-o", "-", stdin=stdin)
         assert done.returncode == 0, done.stderr
         assert "leafWork" in done.stdout
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_perf_report_names_javascript(version: str, tmp_path: Path) -> None:
+    """The recipe with perf report at its end, and none of node's flags."""
+    with nodes.running(version, BUSY) as target:
+        data = recorded(target, tmp_path)
+        done = jsspy("perf-map", "--pid", str(target.pid))
+        assert done.returncode == 0, done.stderr
+        map_path = Path(f"/tmp/perf-{target.pid}.map")
+        try:
+            command = [perf(), "report", "-i", str(data), "--stdio", "--no-children", "-g", "none"]
+            printed = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+        finally:
+            map_path.unlink()
+    assert re.search(r"\d+\.\d+%.*\[\.\] JS:[*+]leafWork ", printed.decode())
+
+
+@pytest.mark.parametrize("version", nodes.selected(("12.22.12", "26.10.0")))
+def test_interpreted_functions_are_named_from_stack_dumps(version: str, tmp_path: Path) -> None:
+    flags = ("--no-opt", "--no-sparkplug") if version == "26.10.0" else ("--no-opt",)
+    with nodes.running(version, BUSY, flags=flags) as target:
+        data = recorded(target, tmp_path, "--call-graph", "dwarf,32768")
+        done = jsspy("annotate", str(data), "-o", "-")
+        assert done.returncode == 0, done.stderr
+    unwound, samples = map(int, re.findall(r"(\d+) of (\d+) stacks were unwound", done.stderr)[0])
+    counts: Counter[str] = Counter()
+    for line in done.stdout.splitlines():
+        stack, _, count = line.rpartition(" ")
+        counts[stack] += int(count)
+    whole = sum(
+        count
+        for stack, count in counts.items()
+        if re.search(r"outerWork \S*program\.js:3;leafWork \S*program\.js:2(;|$)", stack)
+        and stack.startswith("_start;")
+    )
+    # It does little else.
+    assert unwound == samples
+    assert whole >= 0.8 * samples, done.stdout
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_map_that_node_writes_itself_is_read(version: str, tmp_path: Path) -> None:
+    """A map outlives its process, and annotate knows how V8 writes names."""
+    flags = ("--perf-basic-prof", "--interpreted-frames-native-stack")
+    with nodes.running(version, BUSY, flags=flags) as target:
+        data = recorded(target, tmp_path)
+        refused = jsspy("perf-map", "--pid", str(target.pid))
+        assert refused.returncode != 0
+        assert "the process writes it itself" in refused.stderr
+    try:
+        done = jsspy("annotate", str(data), "-o", "-")
+    finally:
+        Path(f"/tmp/perf-{target.pid}.map").unlink()
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"outerWork \S*program\.js:3;leafWork \S*program\.js:2 \d+", done.stdout)

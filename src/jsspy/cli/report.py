@@ -21,6 +21,12 @@ def load_recording(path: str) -> Profile:
     """Read a profile from a file; `-` is standard input. See `load_profile` for what is raised."""
     if path == "-":
         return read_profile(sys.stdin.buffer, "standard input")
+    from jsspy.cli.annotate import annotate, is_perf_data
+
+    if is_perf_data(path):
+        profile, notes = annotate(path)
+        profile.meta.notes += notes
+        return profile
     return load_profile(path)
 
 

@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, ClassVar
 
-from jsspy.formats.imported import frame_of_label
+from jsspy.formats.imported import frame_of_label, split_place
 from jsspy.formats.input import MAX_WEIGHT, Source
 from jsspy.formats.output import write_text
 from jsspy.model.names import NO_STACK, VM_KINDS, clean, display_name
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
-from jsspy.model.stack import Frame, FrameKind, Location, Module, Tier
+from jsspy.model.stack import Frame, FrameKind, Module, Tier
 from jsspy.model.units import Pid, Tid
 
 _BRACKETS = str.maketrans("()", "[]")
@@ -95,17 +95,22 @@ def _line(frame: Frame, pid: int) -> str:
 
 
 _HEADER = re.compile(
-    r"(\S.*?)\s+(\d+)(?:/(\d+))?\s+(?:\[\d+\]\s+)?(\d+)\.(\d+):\s+(?:(\d+)\s+)?(\S+?):?\s*"
+    # The name ends in no blank: of a long run of blanks only the first is tried.
+    r"\s*(\S(?:.*?\S)?)\s+(\d+)(?:/(\d+))?\s+(?:\[\d+\]\s+)?(\d+)\.(\d+):\s+(?:(\d+)\s+)?(\S+)"
 )
-_FRAME = re.compile(r"\s+([0-9a-f]+)\s+(.+) \((.*)\)\s*")
+_FRAME = re.compile(r"\s*([0-9a-f]+)\s+(\S.*) \((.*)\)")
+"""Of text that ends in `)`, so that the last round brackets are found at once."""
+_BLANKS = (" ", "\t")
 _OFFSET = re.compile(r"\+0x[0-9a-f]+$")
 _V8_NAME = re.compile(
-    r"(?:JS|LazyCompile|Function|Script|Eval|InterpretedFunction):o?([~^+*]?)'?"
-    r"(.*?) ?((?:/|node:|file:)\S.*|\S+):(\d+):(\d+)"
+    r"(?:JS|LazyCompile|Function|Script|Eval|InterpretedFunction):o?([~^+*]?)'?(.*)"
 )
 _V8_PLAIN = re.compile(r"(?:JS|LazyCompile|Function|Script|Eval):o?([~^+*]?)'?(.*)")
 _MAP = re.compile(r"(?:.*/)?perf-\d+\.map|.*/jitted-\d+-\d+\.so")
-_HEAD = re.compile(rb"(?:#[^\n]*\n|\s*\n)*\S[^\n]*\s\d+(?:/\d+)?\s[^\n]*\d+\.\d+:[^\n]*:\s*\n")
+_HEAD = re.compile(
+    rb"(?:#[^\n]*\n|\s*\n)*[ \t]*\S[^\n]*\s\d+(?:/\d+)?\s[^\n]*\d+\.\d+:[^\n]*:"
+    rb"\s*(?:\n|[0-9a-f]+ [^\n]* \([^\n]*\)\n)"
+)
 
 
 class PerfScriptReader:
@@ -123,25 +128,33 @@ class PerfScriptReader:
         lines = Source(self.name)
         profile = Profile(ProfileMeta(value_type=ValueType.SAMPLES, engine=self.name))
         cache: dict[tuple[str, str, str], int] = {}
+
+        def frame(key: tuple[str, str, str]) -> int:
+            if key not in cache:
+                cache[key] = profile.intern_frame(_frame(*key))
+            return cache[key]
+
         event: str | None = None
         sample: tuple[int, int, int] | None = None
         stack: list[int] = []
         for number, line in lines.iter_lines(source):
-            if match := _FRAME.fullmatch(line):
-                key = (match[1], match[2], match[3])
-                if key not in cache:
-                    cache[key] = profile.intern_frame(_frame(*key))
-                stack.append(cache[key])
-            elif not line.strip():
+            text = line.rstrip()
+            if line[:1] in _BLANKS and text.endswith(")") and (match := _FRAME.fullmatch(text)):
+                stack.append(frame((match[1], match[2], match[3])))
+            elif not text:
                 _flush(profile, sample, stack)
                 sample, stack = None, []
             elif line.startswith("#"):
                 continue
-            elif match := _HEADER.fullmatch(line):
+            elif match := _HEADER.match(line):
                 _flush(profile, sample, stack)
                 stack = []
-                event = event or match[7]
-                sample = _sample(lines, profile, match) if match[7] == event else None
+                # Recorded without call graphs: the one frame stands here.
+                if text.endswith(")") and (only := _FRAME.fullmatch(text, match.end())):
+                    stack.append(frame((only[1], only[2], only[3])))
+                of = match[7].removesuffix(":")
+                event = event or of
+                sample = _sample(lines, profile, match) if of == event else None
             else:
                 lines.fail(f"line {number}: neither a sample nor a frame")
         _flush(profile, sample, stack)
@@ -170,7 +183,7 @@ def name_frames(lines: Iterable[str], find: Callable[[int, int, int], str | None
                 if name is not None:
                     yield f"{blank}{address} {name} (/tmp/perf-{pid}.map)\n"
                     continue
-        elif match := _HEADER.fullmatch(line):
+        elif match := _HEADER.match(line):
             pid = int(match[2][:20])
             time = int(match[4][:20]) * 1_000_000_000 + int(match[5][:9].ljust(9, "0"))
         yield line + "\n"
@@ -203,10 +216,9 @@ def _frame(address: str, symbol: str, module: str) -> Frame:
     symbol = clean(_OFFSET.sub("", symbol))
     if module.startswith("[") and module != "[unknown]":
         return Frame(symbol, FrameKind.KERNEL)
-    if match := _V8_NAME.fullmatch(symbol):
-        tier, name, url, line, column = match.groups()
-        place = Location(url, int(line[:9]), int(column[:9]))
-        return Frame(name, FrameKind.JS, Tier(tier) if tier else None, definition=place)
+    if (match := _V8_NAME.fullmatch(symbol)) and (found := split_place(match[2])):
+        name, place = found
+        return Frame(name, FrameKind.JS, Tier(match[1]) if match[1] else None, definition=place)
     if _MAP.fullmatch(module) or module in {_NOWHERE, "inlined"}:
         if match := _V8_PLAIN.fullmatch(symbol):
             return Frame(match[2], FrameKind.JS, Tier(match[1]) if match[1] else None)

@@ -12,17 +12,17 @@ import re
 from bisect import bisect_left, bisect_right
 from typing import BinaryIO, ClassVar
 
+from jsspy.formats.imported import split_place
 from jsspy.formats.input import MAX_WEIGHT, Source
 from jsspy.model.names import clean
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
 from jsspy.model.sample import VmState
-from jsspy.model.stack import Frame, FrameKind, Location, Module, Tier
+from jsspy.model.stack import Frame, FrameKind, Module, Tier
 from jsspy.model.units import Pid, Tid
 
 _NUMBER = re.compile(r"(?:0x[0-9a-f]{1,16}|-?[0-9]{1,19})")
 _DELTA = re.compile(r"([+-])0x([0-9a-f]{1,16})")
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|n|\\)")
-_POSITION = re.compile(r"(.*?) ?((?:/|node:|file:|internal/)\S.*|\S+):([0-9]{1,9}):([0-9]{1,9})")
 _PLAIN_KINDS = {
     "Builtin": FrameKind.BUILTIN,
     "BytecodeHandler": FrameKind.BYTECODE_HANDLER,
@@ -106,9 +106,8 @@ def _frame(fields: list[str]) -> Frame:
     # "~" interpreted, "^" baseline, "+" Maglev, "*" optimised; unmarked is baseline code of old V8.
     tier = Tier(mark) if mark in {member.value for member in Tier} else None
     if kind in _SCRIPT_KINDS:
-        if match := _POSITION.fullmatch(name):
-            place = Location(match[2], int(match[3]), int(match[4]))
-            return Frame(match[1], FrameKind.JS, tier, definition=place)
+        if found := split_place(name):
+            return Frame(found[0], FrameKind.JS, tier, definition=found[1])
         return Frame(name.strip(), FrameKind.JS, tier)
     return Frame(name, _PLAIN_KINDS.get(kind, FrameKind.UNKNOWN))
 

@@ -152,6 +152,8 @@ class JsSymbolizer:
         """Return addresses in generated code of the interpreter: before V8 7.1, when its builtins
         were made at run time. There the bytecode offset, not the pc, says where a function is."""
         self._dispatch: dict[tuple[int, int], int] = {}
+        self._late: dict[int, int] = {}
+        """Bytecode, or start of code -> SharedFunctionInfo, of frames that were read late."""
         self._shared_at = v8.layout.objects.js_function_shared
 
     def symbolize(
@@ -246,7 +248,7 @@ class JsSymbolizer:
                 basis.add(pc, answer)
         if late:
             for index, raw, area, shared in self._read_late(late, stack, followed):
-                answer = self._answer(raw, area, shared, is_late=True)
+                answer = self._late_answer(raw, area, shared)
                 js_frames += answer.js_frames
                 named += answer.named
                 result[index] = answer.frames
@@ -380,6 +382,25 @@ class JsSymbolizer:
                 shared = int.from_bytes(data, "little")
             result.append((*frame, shared))
         return result
+
+    def _late_answer(self, raw: RawFrame, area: CodeArea, shared: int) -> _Answer:
+        """Name a frame whose function was not copied with it.
+
+        If the closure was moved since, it may be that the function was met in its new place.
+        """
+        answer = self._answer(raw, area, shared, is_late=True)
+        key = raw.words[2]
+        if area.region is Region.GENERATED:
+            code = self._find_code(raw.pc, area)
+            if code is not None and code.kind in _TELL_FUNCTION:
+                key = code.start
+        if answer.named:
+            if len(self._late) >= _MAX_CACHED:
+                self._late.clear()
+            self._late[key] = shared
+        elif other := self._late.get(key):
+            answer = self._answer(raw, area, other, is_late=True)
+        return answer
 
     def _answer(self, raw: RawFrame, area: CodeArea, shared: int, *, is_late: bool) -> _Answer:
         """Name a frame that has no marker.

@@ -9,10 +9,11 @@ import pytest
 
 from jsspy.errors import MalformedData
 from jsspy.formats import FORMATS, load_readers, read_profile
+from jsspy.formats.imported import split_place
 from jsspy.model.names import display_name
 from jsspy.model.profile import Profile, ValueType
 from jsspy.model.sample import VmState
-from jsspy.model.stack import Frame, FrameKind, Tier
+from jsspy.model.stack import Frame, FrameKind, Location, Tier
 from profiles import HOT, INNER, MAIN, counts, js, profile_of, small, written
 
 
@@ -76,6 +77,39 @@ def test_perf_script() -> None:
     assert (bar.tier, bar.kind) == (Tier.OPTIMIZED, FrameKind.JS)
     assert bar.definition is not None
     assert bar.definition.column == 16
+
+
+def test_perf_script_without_call_graphs() -> None:
+    text = (
+        " node-MainThread 21959 13020.216399:    5025125 cpu-clock:      7fcac0000429 "
+        "JS:*get size /app/a b.js:3:7+0x29 (/tmp/perf-21959.map)\n"
+        " node-MainThread 21959 13020.237453:    5025125 cpu-clock:      401000 f(int) (/bin/x)\n"
+        " node-MainThread 21959 13020.254764:    5025125 cpu-clock: \n"
+    )
+    profile = read_profile(io.BytesIO(text.encode()), "x")
+    shown = [[display_name(f) for f in profile.stack_frames(row)] for row in profile.stack]
+    assert shown == [["get size /app/a b.js:3"], ["f(int)"], []]
+    assert profile.meta.value_type is ValueType.CPU
+    assert set(profile.weight) == {5025125}
+    assert profile.threads[0].name == "node-MainThread"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("foo /a/b.js:1:2", ("foo", Location("/a/b.js", 1, 2))),
+        ("get size /a b/c.js:10", ("get size", Location("/a b/c.js", 10))),
+        (" node:fs:3:4", ("", Location("node:fs", 3, 4))),
+        ("/a.js:1:1", ("", Location("/a.js", 1, 1))),
+        ("emit events.js:44", ("emit", Location("events.js", 44))),
+        ("run [eval]:1:5", ("run", Location("[eval]", 1, 5))),
+        ("foo", None),
+        (":1:2", None),
+        ("foo :1", None),
+    ],
+)
+def test_places_as_v8_writes_them(text: str, expected: object) -> None:
+    assert split_place(text) == expected
 
 
 def test_perf_script_written_and_read() -> None:

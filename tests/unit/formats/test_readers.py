@@ -50,6 +50,27 @@ def test_any_bytes_end_well(reader: Any, data: bytes) -> None:
         reader.read(io.BytesIO(data)).check()
 
 
+PREFIXES = {
+    "v8-log": b"v8-version,1,2,3,4,-,0\ncode-creation,LazyCompile,0,1,0x1,10,",
+    "perf-script": b"node 1 2.3: 1 cpu-clock:\n ab ",
+    "stap": b'ubt["',
+    "dtrace": b" \n \n \n",
+}
+"""What a reader has to have seen before it looks closely at a line."""
+UNITS = (b" ", b"\t", b"1", b"1 ", b":", b'"', b"[", b"+0x1", b" (", b"(", b";", b"->", b",", b"`",
+         b"/", b".1", b"a 1 1.", b" ab", b" ab x (y)", b"a:1 ")  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_long_lines_take_no_longer_than_their_length(unit: bytes) -> None:
+    """What takes the square of it would not end within the test's time."""
+    for reader in load_readers():
+        for prefix in (b"", PREFIXES.get(reader.name, b"")):
+            for end in (b"\n", b" x\n", b" (x)\n"):
+                with suppress(MalformedData):
+                    reader.read(io.BytesIO(prefix + unit * 200_000 + end))
+
+
 @pytest.mark.parametrize(
     "name", [reader.name for reader in load_readers() if reader.name in FORMATS]
 )
