@@ -12,14 +12,25 @@ from typing import TYPE_CHECKING
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import engine_option, make_engine, mode_options, native_option, rate_option
+from jsspy.cli.engines import (
+    AUTO,
+    duration_option,
+    engine_option,
+    make_engine,
+    mode_options,
+    native_option,
+    overhead_option,
+    rate_option,
+    strict_option,
+    subprocesses_option,
+)
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.outputs import choose_format, default_file_name, output_options
 from jsspy.cli.progress import Progress, make_progress
 from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.summary import Recording, describe_targets, show_summary, summarize
-from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
+from jsspy.cli.targets import add_targets, choose_pids, iter_node_processes, shorten, targeting_options
 from jsspy.errors import NoSamples, NotNode, ProcessExited, ProcessNotFound
 from jsspy.exporters.base import Exporter
 from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
@@ -38,36 +49,14 @@ _WITH_SOURCES = {"html", "jsspy"}
 """Formats that keep source lines."""
 
 
-def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> float | None:
-    """Return seconds; None is without end."""
-    del ctx, param
-    if value == "unlimited":
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e9:
-        raise click.BadParameter(f"'{value}' is neither a number of seconds nor 'unlimited'")
-    return seconds
-
-
 @click.command(
     "record",
     short_help="Sample for a while and write a flame graph, or any other format.",
     context_settings={"allow_interspersed_args": False},
 )
 @targeting_options
-@click.option(
-    "-d",
-    "--duration",
-    "duration_s",
-    callback=parse_duration,
-    default="unlimited",
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to sample. Unlimited is until Ctrl-C, or until the process ends.",
-)
+@click.option("--all", "everyone", is_flag=True, help="Every node process, new ones too.")
+@duration_option
 @rate_option
 @partial(engine_option, more=(INSPECTOR,))
 @click.option(
@@ -79,10 +68,9 @@ def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> fl
 @mode_options
 @native_option
 @output_options
-@click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
-@click.option(
-    "--strict", is_flag=True, help="Fail if the V8 is not known, instead of native frames only."
-)
+@overhead_option
+@subprocesses_option
+@strict_option
 @click.option(
     "--async",
     "async_callers",
@@ -104,6 +92,7 @@ def record_command(
     ctx: click.Context,
     pids: tuple[int, ...],
     name: re.Pattern[str] | None,
+    everyone: bool,
     duration_s: float | None,
     rate_hz: int,
     engine_name: str,
@@ -113,6 +102,7 @@ def record_command(
     subprocesses: bool,
     mode: Mode,
     native: NativeFrames,
+    max_overhead: float | None,
     strict: bool,
     async_callers: bool,
     source_maps: SourceMaps,
@@ -122,7 +112,8 @@ def record_command(
 ) -> int:
     """Sample node processes for a while and write a flame graph, or any other format.
 
-    With neither --pid, --name nor COMMAND the only node process of this user is taken.
+    With neither --pid, --name, --all nor COMMAND the only node process of this user is taken.
+    --name and --all take processes that start meanwhile, too; --all waits for them.
 
     The first Ctrl-C (or SIGTERM) ends sampling and writes the file; a second one gives up. SIGUSR1
     writes what there is so far. COMMAND runs in our place: its streams are untouched, and Ctrl-C
@@ -134,36 +125,49 @@ def record_command(
     was over (what was taken is written), 7 not one sample (nothing is written), 9 the output
     cannot be written, 130 given up.
     """
-    if command and (pids or name is not None):
+    if command and (pids or name is not None or everyone):
         raise click.UsageError("--pid and --name look at what runs; COMMAND starts something new")
+    if everyone and (pids or name is not None):
+        raise click.UsageError("--all is everyone: it goes with neither --pid nor --name")
     if len(command) == 1 and command[0].isdecimal():
         raise click.UsageError(f"a process is named with --pid {command[0]}")
     chosen = choose_format(form, destination)
 
-    def run(recorder: Recording, exporter: Exporter, started: StartedCommand | None) -> int:
+    def run(
+        recorder: Recording,
+        exporter: Exporter,
+        started: StartedCommand | None = None,
+        look: Callable[[], None] = lambda: None,
+    ) -> int:
         exporter.check()
         with Interrupts() as interrupts:
             progress = make_progress(
                 duration_s, rate_hz, color=ctx.color, is_shared=started is not None
             )
-            _sample(recorder, interrupts, progress, exporter, chosen, duration_s)
+            _sample(recorder, interrupts, progress, exporter, chosen, duration_s, look)
             return _finish(
                 recorder, interrupts, exporter, chosen, duration_s, started, as_json=as_json
             )
 
     if inspect_url is not None or engine_name == INSPECTOR:
-        if command or subprocesses or async_callers or strict or native is not NativeFrames.FULL:
+        unknown = (command, everyone, subprocesses, async_callers, strict, max_overhead is not None)
+        if any(unknown) or native is not NativeFrames.FULL:
             raise click.UsageError(
                 "the inspector shows the JavaScript of one process that runs already: it knows "
-                "no COMMAND, --subprocesses, --async, --strict or --native"
+                "no COMMAND, --all, --subprocesses, --async, --strict, --max-overhead or --native"
             )
-        if inspect_url is not None and (pids or name is not None or engine_name != INSPECTOR):
-            raise click.UsageError("--inspect-url goes with --engine inspector and names a process")
+        if inspect_url is not None and (pids or name is not None):
+            raise click.UsageError("--inspect-url names a process already")
+        if engine_name not in {AUTO, INSPECTOR}:
+            raise click.UsageError(f"--inspect-url is --engine inspector, not {engine_name}")
         with open_inspector(inspect_url, pids, name, rate_hz, mode) as recording:
             (pid,) = recording.infos
             default = default_file_name("node", pid, time.time(), chosen.suffix)
-            return run(recording, open_destination(destination or default), None)
-    found = [] if command else choose_pids(pids, name, "record")
+            return run(recording, open_destination(destination or default))
+    if everyone:
+        found = [process.pid for process in iter_node_processes() if process.denied is None]
+    else:
+        found = [] if command else choose_pids(pids, name, "record")
     options = RecordingOptions(
         strict=strict,
         follow_children=subprocesses,
@@ -172,9 +176,11 @@ def record_command(
         sources=sources and chosen.name in _WITH_SOURCES,
         async_callers=async_callers,
         native=native,
+        wait=everyone,
+        max_overhead=max_overhead,
     )
     engine = make_engine(engine_name, found, rate_hz, mode=mode, stopping=async_callers)
-    with Recorder(engine, options) as recorder:
+    with Recorder(engine, options) as recorder, ExitStack() as stack:
         now = time.time()
         started = None
         if command:
@@ -185,14 +191,23 @@ def record_command(
             ).check()
             started = StartedCommand(command)
         try:
+            who: tuple[str, int] = ("node", 0)
             if started is not None:
                 target = _add_started(recorder, started)
+                who = target.name, target.pid
+            elif everyone:
+                for pid in found:
+                    recorder.adopt(pid)
             else:
                 target = add_targets(recorder, found, "record")[0]
+                who = target.name, target.pid
+            look = lambda: None
+            if everyone or name is not None:
+                look = _follow(recorder, "" if name is None else name.pattern, stack)
             exporter = open_destination(
-                destination or default_file_name(target.name, target.pid, now, chosen.suffix)
+                destination or default_file_name(*who, now, chosen.suffix)
             )
-            return run(recorder, exporter, started)
+            return run(recorder, exporter, started, look)
         except BaseException:
             if started is not None:
                 started.terminate()
@@ -217,6 +232,20 @@ def open_inspector(
     return InspectorRecorder.open(found[0], rate_hz, mode=mode)
 
 
+def _follow(recorder: Recorder, pattern: str, stack: ExitStack) -> Callable[[], None]:
+    """Return what adds node processes that have come; to be called now and then."""
+    from jsspy.cli.discovery import Discovery
+
+    discovery = stack.enter_context(closing(Discovery(pattern)))
+    recorder.companions.append(discovery.pid)
+
+    def look() -> None:
+        for pid in discovery.poll():
+            recorder.adopt(pid)
+
+    return look
+
+
 def _add_started(recorder: Recorder, started: StartedCommand) -> Target:
     try:
         return recorder.add(started.pid, starting=True)
@@ -231,6 +260,7 @@ def _sample(
     exporter: Exporter,
     form: Format,
     duration_s: float | None,
+    look: Callable[[], None],
 ) -> None:
     # What exists now stays: the collector need not look at it again while a target waits.
     gc.freeze()
@@ -238,6 +268,7 @@ def _sample(
     with progress:
         for status in recorder.run(duration_ns, interrupts.should_stop):
             progress.show(status, recorder)
+            look()
             if interrupts.take_snapshot_request() and isinstance(exporter, FileExporter):
                 recorder.update_stats()
                 exporter.export(recorder.profile, form)
@@ -305,7 +336,7 @@ def _no_samples(recorder: Recording) -> NoSamples:
     if not recorder.infos:
         if recorder.saw_v8:
             return NoSamples("no samples: no JavaScript ran yet when the recording ended")
-        return NoSamples("no samples: no node process was among the child processes")
+        return NoSamples("no samples: no node process ran")
     who = describe_targets(recorder)
     if stats.requested:
         lost = ", ".join(f"{reason.value} {count}" for reason, count in stats.lost.items())

@@ -5,7 +5,8 @@ for it does what no other engine does:
 
 - The inspector of a local process is opened by SIGUSR1, which node listens for: it starts a thread,
   prints a line on the target's stderr, and listens on a port of the loopback interface. A process
-  that has no handler for the signal would be killed by it: it gets none.
+  that has no handler for the signal would be killed by it, and one whose program has its own would
+  do something else: they get none.
 - V8's profiler runs inside the target: on a thread of its own, with a signal per sample, and with
   the profile in the target's memory.
 - A port that we opened is closed again, by `require('inspector').close()` run in the target. If we
@@ -367,8 +368,12 @@ class Opened(NamedTuple):
     """It was closed before we came."""
 
 
-def open_inspector(pid: int) -> Opened:
+def open_inspector(pid: int, objection: str = "") -> Opened:
     """Open the inspector of a process, if it is not open.
+
+    Args:
+        pid: The process.
+        objection: Why it is not to be opened by a signal; "": it may be.
 
     Raises:
         EngineUnavailable: It cannot be opened.
@@ -386,6 +391,8 @@ def open_inspector(pid: int) -> Opened:
     for endpoint in before:
         if endpoint.port in named and (url := _find_url(endpoint)) is not None:
             return Opened(url, is_ours=False)
+    if objection:
+        raise EngineUnavailable(NAME, objection)
     _signal(pid)
     deadline = time.monotonic() + OPEN_S
     while time.monotonic() < deadline:
