@@ -8,6 +8,7 @@
 #define JSSPY_ABI_H
 
 typedef unsigned char u8;
+typedef unsigned short u16;
 typedef unsigned int u32;
 typedef int s32;
 typedef unsigned long long u64;
@@ -21,6 +22,7 @@ typedef unsigned long long u64;
 #define MAX_PLANS 256
 #define WINDOW_BYTES 72 /* read around each fp: [fp - 40, fp + 32) */
 #define WINDOW_BELOW 40
+#define CHUNK_BYTES 1024 /* of the stack, copied at a time while walking */
 #define MAX_ISOLATE_BYTES 256 /* per window of the isolate */
 
 /* Value of the array `plans`: a CapturePlan. */
@@ -46,9 +48,33 @@ struct thread {
 	u64 isolate; /* 0: none */
 	u64 stack_end;
 	u32 plan;
-	u32 pad;
+	u32 skip_mask; /* of switches: walk the stack if a random number has none of these bits */
+	u64 period_ns; /* a nap as long as that is told of even if no stack was walked */
 };
-_Static_assert(sizeof(struct thread) == 24, "struct thread");
+_Static_assert(sizeof(struct thread) == 32, "struct thread");
+
+/* Value of the array `naps`, by thread: since when it does not run. Of the program. */
+struct nap {
+	u64 task; /* its task_struct, the key of `tasks`; 0: not met yet */
+	u64 since_ns; /* 0: it runs */
+	u32 switches; /* away from it, ever */
+	u16 state; /* task state, or NAP_PREEMPTED, of the last switch */
+	u16 is_walked; /* a record with the stack was made */
+};
+_Static_assert(sizeof(struct nap) == 24, "struct nap");
+
+/* A record that says that a thread runs again. */
+struct wake {
+	u64 time_ns;
+	u64 since_ns;
+	u32 thread;
+	u32 is_walked;
+};
+_Static_assert(sizeof(struct wake) == 24, "struct wake");
+
+#define NAP_PREEMPTED 0x8000u /* it could have run on */
+#define NAP_DEAD 0x80u /* TASK_DEAD; Source: include/linux/sched.h, at v6.12 */
+#define SWITCH_COOKIE 0x10000u /* in the cookie of an event that counts switches */
 
 /* A record is a header, `frames` rows, as many slots, `pieces` times a piece with its bytes, and
  * `kernel_bytes` of return addresses in the kernel, leaf first. */
@@ -70,6 +96,7 @@ _Static_assert(sizeof(struct header) == 32 + 168 + 16 + 512 + 128, "struct heade
 #define COMPLETE 1u /* the walk ended at the outermost entry frame */
 #define TOO_DEEP 2u /* more frames or bridges than a record holds */
 #define RED_ZONE 4u /* the red zone could be read */
+#define SWITCHED 8u /* taken as the thread left its CPU; the upper half is nap.state */
 
 /* What a frame is, without what changes from call to call. */
 struct row {
@@ -100,7 +127,10 @@ struct scratch {
 	struct header header;
 	u8 data[DATA_BYTES + sizeof(struct piece) + MAX_PIECE_BYTES + PAGE_BYTES];
 	struct slots slots[MAX_FRAMES];
-	u64 window[WINDOW_BYTES / 8];
+	u64 chunk[CHUNK_BYTES / 8]; /* of the stack, from chunk_start on */
+	u64 chunk_start;
+	u64 chunk_size;
+	u64 window; /* index in chunk of the words around the frame at hand */
 	u64 fp; /* of the frame that comes next */
 	u64 pc;
 	u64 last; /* fp of the frame before */
@@ -113,7 +143,7 @@ struct scratch {
 	u32 crossed;
 	u32 in_kernel;
 };
-_Static_assert(sizeof(struct scratch) == 856 + 299024 + 115200 + 72 + 40 + 512 + 16 + 8, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 856 + 299024 + 115200 + 1024 + 24 + 40 + 512 + 16 + 8, "struct scratch");
 
 /* Indexes of the program array `steps`. */
 #define STEP_WALK 0u

@@ -39,9 +39,13 @@ struct pt_regs {
 
 /* Source: include/uapi/linux/bpf.h, at v6.12. */
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
+static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static long (*map_delete)(void *map, const void *key) = (void *)3;
 static u64 (*ktime_get_ns)(void) = (void *)5;
+static u32 (*get_prandom_u32)(void) = (void *)7;
 static u32 (*get_smp_processor_id)(void) = (void *)8;
 static long (*tail_call)(void *context, void *map, u32 index) = (void *)12;
+static u64 (*get_current_task)(void) = (void *)35;
 static long (*get_stack)(void *context, void *to, u32 size, u64 flags) = (void *)67;
 static long (*probe_read_user)(void *to, u32 size, const void *from) = (void *)112;
 static long (*probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
@@ -53,7 +57,7 @@ static void *(*task_pt_regs)(void *task) = (void *)175;
 #define RING_NO_WAKEUP 1 /* user space polls */
 
 /* Maps: the loader creates them and puts their descriptors here. */
-extern u32 plans, threads, scratch, steps, ring, stats;
+extern u32 plans, threads, scratch, steps, ring, stats, naps, tasks;
 
 /* Keep the compiler from forgetting that a bound was checked, or from checking something else. */
 #define OPAQUE(x) asm volatile("" : "+r"(x))
@@ -79,15 +83,42 @@ INLINE u64 follow(struct plan *plan, u64 word)
 	return found;
 }
 
+/* Have the words around fp in st->chunk, of which st->window is their place; 0 if they cannot be
+ * read. Frames are small and follow each other: one copy does for several. */
+INLINE int load_window(struct scratch *st, u64 fp, u64 stack_end)
+{
+	u64 first = fp - WINDOW_BELOW;
+	u64 at = first - st->chunk_start;
+	if (at <= CHUNK_BYTES - WINDOW_BYTES && at + WINDOW_BYTES <= st->chunk_size) {
+		st->window = at / 8;
+		return 1;
+	}
+	u64 size = stack_end - first;
+	if (size > CHUNK_BYTES)
+		size = CHUNK_BYTES;
+	if (size < WINDOW_BYTES)
+		size = WINDOW_BYTES;
+	OPAQUE(size);
+	if (size > CHUNK_BYTES)
+		return 0;
+	if (probe_read_user(st->chunk, size, (void *)first)) {
+		size = WINDOW_BYTES;
+		if (probe_read_user(st->chunk, WINDOW_BYTES, (void *)first))
+			size = 0;
+	}
+	st->chunk_start = first;
+	st->chunk_size = size;
+	st->window = 0;
+	return size != 0;
+}
+
 INLINE u64 window_word(struct scratch *st, u32 index)
 {
-	u64 i = index;
-	if (i >= WINDOW_BYTES / 8)
-		return 0;
+	u64 i = st->window + index;
 	OPAQUE(i);
-	if (i >= WINDOW_BYTES / 8)
+	if (i >= CHUNK_BYTES / 8)
 		return 0;
-	return st->window[i];
+	return st->chunk[i];
 }
 
 /* Remember a stretch of raw stack; 0 if there is no room for it. */
@@ -123,7 +154,7 @@ INLINE int step(struct scratch *st, struct plan *plan, u64 stack_end)
 		st->exit = 0;
 		usable = 1;
 	}
-	if (!usable || probe_read_user(st->window, WINDOW_BYTES, (void *)(fp - WINDOW_BELOW))) {
+	if (!usable || !load_window(st, fp, stack_end)) {
 		st->header.frames = n;
 		if (!st->exit)
 			return 1;
@@ -175,8 +206,8 @@ INLINE int step(struct scratch *st, struct plan *plan, u64 stack_end)
 	st->header.frames = n + 1;
 	st->last = fp;
 	if (!is_entry) {
-		st->fp = st->window[WINDOW_BELOW / 8];
-		st->pc = st->window[WINDOW_BELOW / 8 + 1];
+		st->fp = window_word(st, WINDOW_BELOW / 8);
+		st->pc = window_word(st, WINDOW_BELOW / 8 + 1);
 		return 0;
 	}
 	if (!st->crossed && st->exit)
@@ -319,6 +350,56 @@ int finish(void *context)
 	return 0;
 }
 
+/* Note that the thread stops running. Returns 1 if its stack is to be walked. */
+INLINE int begin_nap(struct nap *nap, u32 index, u64 now, u32 skip_mask)
+{
+	u64 task = get_current_task();
+	if (nap->task != task) {
+		/* From here on `switched` knows it. It saw this very switch before us, in vain. */
+		nap->task = task;
+		nap->state = 0;
+		map_update(&tasks, &task, &index, 0);
+	}
+	nap->switches++;
+	nap->since_ns = now;
+	nap->is_walked = !(get_prandom_u32() & skip_mask);
+	return nap->is_walked;
+}
+
+/* The tracepoint sched_switch, of all tasks: why one of ours stops, and when it runs again.
+ * The arguments are those of its prototype; prev_state came with Linux 5.18. */
+SEC("raw_tp/switched")
+int switched(u64 *arguments)
+{
+	u64 task = arguments[1];
+	u32 *index = map_lookup(&tasks, &task);
+	if (index) {
+		struct nap *nap = map_lookup(&naps, index);
+		u32 state = arguments[3];
+		if (nap)
+			nap->state = arguments[0] || !state ? NAP_PREEMPTED : state & 0x7fff;
+		if (state & NAP_DEAD)
+			map_delete(&tasks, &task);
+	}
+	task = arguments[2];
+	index = map_lookup(&tasks, &task);
+	if (!index)
+		return 0;
+	struct nap *nap = map_lookup(&naps, index);
+	if (!nap || !nap->since_ns)
+		return 0;
+	struct thread *thread = map_lookup(&threads, index);
+	if (!thread)
+		return 0;
+	struct wake wake = { ktime_get_ns(), nap->since_ns, *index, nap->is_walked };
+	nap->since_ns = 0;
+	if (!wake.is_walked && wake.time_ns - wake.since_ns < thread->period_ns)
+		return 0;
+	if (ringbuf_output(&ring, &wake, sizeof(wake), RING_NO_WAKEUP))
+		count(STAT_RING_FULL);
+	return 0;
+}
+
 SEC("perf_event/sample")
 int sample(struct pt_regs *context)
 {
@@ -326,11 +407,20 @@ int sample(struct pt_regs *context)
 	struct scratch *st = map_lookup(&scratch, &cpu);
 	if (!st)
 		return 0;
-	u32 index = get_attach_cookie(context);
+	u32 cookie = get_attach_cookie(context);
+	u32 index = cookie & (SWITCH_COOKIE - 1);
 	struct thread *thread = map_lookup(&threads, &index);
 	if (!thread)
 		return 0;
-	st->header.time_ns = ktime_get_ns();
+	u64 now = ktime_get_ns();
+	u32 flags = 0;
+	if (cookie & SWITCH_COOKIE) {
+		struct nap *nap = map_lookup(&naps, &index);
+		if (!nap || !begin_nap(nap, index, now, thread->skip_mask))
+			return 0;
+		flags = SWITCHED | (u32)nap->state << 16;
+	}
+	st->header.time_ns = now;
 	st->header.thread = index;
 	index = thread->plan;
 	struct plan *plan = map_lookup(&plans, &index);
@@ -353,10 +443,10 @@ int sample(struct pt_regs *context)
 	u64 isolate = thread->isolate;
 	u64 stack_end = thread->stack_end;
 	u64 rsp = st->header.regs[REG_RSP];
-	st->header.flags = 0;
+	st->header.flags = flags;
 	void *below = (void *)((rsp & ~7ull) - RED_ZONE_BYTES);
 	if (!probe_read_user(st->header.red_zone, RED_ZONE_BYTES, below))
-		st->header.flags = RED_ZONE;
+		st->header.flags |= RED_ZONE;
 	st->header.frames = 0;
 	st->header.isolate_bytes = 0;
 	st->exit = 0;
@@ -396,6 +486,7 @@ int sample(struct pt_regs *context)
 	st->pc = st->header.regs[REG_RIP];
 	st->last = rsp - 1;
 	st->crossed = 0;
+	st->chunk_size = 0;
 	st->header.pieces = 1;
 	tail_call(context, &steps, STEP_WALK);
 	return 0;

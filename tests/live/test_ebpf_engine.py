@@ -22,7 +22,8 @@ from jsspy.engines.ebpf import EbpfEngine
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.model.capture import FrameChain
 from jsspy.model.mode import Mode
-from jsspy.model.sample import LossReason, RawSample, VmState
+from jsspy.model.profile import Profile, ValueType
+from jsspy.model.sample import LossReason, RawSample, ThreadState, VmState
 from jsspy.model.stack import FrameKind, Truncation
 from jsspy.model.units import Pid
 from jsspy.recorder import Recorder
@@ -274,6 +275,72 @@ def test_exec_and_children_are_left_alone() -> None:
         assert process.process.poll() is None
 
 
+MODES = """
+const { Worker, isMainThread, workerData } = require('worker_threads');
+function busy(ms) { for (const end = performance.now() + ms; performance.now() < end;); }
+function turn() { busy(20); setTimeout(turn, 40); }
+function waiting(word) { Atomics.wait(word, 0, 0, 60); }
+if (isMainThread) {
+  new Worker(__filename, { workerData: new Int32Array(new SharedArrayBuffer(4)) });
+  turn();
+  console.log('ready');
+} else {
+  for (;;) { waiting(workerData); busy(20); }
+}
+"""
+MODES_S = 4.0
+
+
+def weigh_states(mode: Mode) -> tuple[dict[str, Counter[ThreadState]], Profile]:
+    """Sample a main thread that naps in epoll and a worker that naps in a futex; ns by state."""
+    with nodes.running(LATEST, MODES) as process:
+        require(EbpfEngine, process.pid)
+        with Recorder(EbpfEngine(99, mode=mode)) as recorder:
+            recorder.add(process.pid)
+            for _ in recorder.run(duration_ns=round(MODES_S * 1e9)):
+                pass
+    profile = recorder.profile
+    weights: dict[str, Counter[ThreadState]] = {"main": Counter(), "worker": Counter()}
+    for index, thread in enumerate(profile.thread):
+        name = "main" if profile.threads[thread].tid == process.pid else "worker"
+        weights[name][profile.state[index]] += profile.weight[index]
+    return weights, profile
+
+
+def test_wall_time_is_all_time() -> None:
+    weights, profile = weigh_states(Mode.WALL)
+    skipped = sum(profile.stats.lost.values()) * profile.meta.period_ns
+    for name, state in (("main", ThreadState.EPOLL), ("worker", ThreadState.FUTEX)):
+        total = sum(weights[name].values())
+        # The last naps are told of some 0.2 s before the end.
+        assert 0.85 * MODES_S * 1e9 - skipped < total < 1.1 * MODES_S * 1e9, weights
+        # 40 of 60 ms, and 60 of 80, less what the machine kept it waiting.
+        running = weights[name][ThreadState.RUNNING] + weights[name][ThreadState.RUNNABLE]
+        assert weights[name][state] > 0.8 * (total - running), weights
+        assert weights[name][state] > running, weights
+    assert not profile.truncated
+    for index, row in enumerate(profile.stack):
+        names = {frame.name for frame in profile.iter_frames(row)}
+        if profile.state[index] is ThreadState.EPOLL:
+            assert names & {"epoll_pwait", "epoll_wait"}, names
+        if profile.state[index] is ThreadState.FUTEX and "busy" not in names:
+            thread = profile.threads[profile.thread[index]]
+            assert int(thread.tid) == int(thread.pid) or "waiting" in names, names
+
+
+def test_time_off_the_cpu_has_no_running_threads() -> None:
+    weights, profile = weigh_states(Mode.OFFCPU)
+    assert profile.meta.value_type is ValueType.OFF_CPU
+    assert not any(states[ThreadState.RUNNING] for states in weights.values())
+    for name, state, share in (
+        ("main", ThreadState.EPOLL, 40 / 60),
+        ("worker", ThreadState.FUTEX, 60 / 80),
+    ):
+        # Where the machine is busy turns are longer.
+        expected = share * MODES_S * 1e9
+        assert 0.65 * expected < weights[name][state] < 1.1 * expected, weights
+
+
 def test_heartbeat_of_an_idle_target() -> None:
     program = "console.log('ready'); setInterval(() => {}, 1e6);"
     with nodes.running(LATEST, program) as process, sampling(process.pid, 99) as (engine, _):
@@ -309,10 +376,10 @@ def test_the_ladder() -> None:
         assert isinstance(choice.engine, EbpfEngine)
         choice.engine.close()
         assert list(choice.rungs) == ["ebpf"]
-        choice = choose_engine([target], 99, mode=Mode.WALL)
-        assert isinstance(choice.engine, PtraceEngine)
-        assert [rung.available for rung in choice.rungs.values()] == [False, False, True]
-        assert all(rung.reason for rung in list(choice.rungs.values())[:2])
+        for mode in Mode:
+            choice = choose_engine([target], 99, mode=mode)
+            assert isinstance(choice.engine, EbpfEngine)
+            choice.engine.close()
         target.close()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import nodes
 import running
-from jsspy.model.sample import Sample, ThreadState, VmState
+from jsspy.model.sample import Sample, VmState
 from jsspy.model.stack import FrameKind, Tier
 from recorded import Recording, record
 from truth import SCRIPT_KINDS, LegacySite, legacy_difference
@@ -198,7 +198,7 @@ def test_an_idle_process_is_read_where_it_sleeps(version: str) -> None:
         recording = record(target.pid, 3, idle=True, rate_hz=20)
     for sample in recording.samples:
         names = [frame.name for frame in sample.stack.frames]
-        assert sample.state is ThreadState.SLEEPING
+        assert sample.state.is_idle
         assert sample.stack.truncated is None
         assert names[0] == "_start"
         assert "uv_run" in names

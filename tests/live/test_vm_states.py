@@ -11,7 +11,7 @@ import nodes
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.model.mode import Mode
 from jsspy.model.profile import Profile
-from jsspy.model.sample import ThreadState, VmState
+from jsspy.model.sample import VmState
 from jsspy.model.stack import FrameKind
 from jsspy.recorder import Recorder
 
@@ -126,7 +126,7 @@ def test_idle_main_thread_busy_worker_and_no_pool_threads(version: str) -> None:
         for thread, state, vm_state in zip(
             profile.thread, profile.state, profile.vm_state, strict=True
         )
-        if profile.threads[thread].tid == target.pid and state is ThreadState.SLEEPING
+        if profile.threads[thread].tid == target.pid and state.is_idle
     ]
     # V8 7.8 does not say IDLE there.
     idle = VmState.EXTERNAL if version.startswith("12.") else VmState.IDLE

@@ -1,8 +1,9 @@
 """The eBPF engine: a program in the kernel walks the stack at each tick of a thread's clock.
 
 What a target can notice: a timer interrupt per sample and about 10 us in it. Its threads are not
-stopped, its system calls are not disturbed, and no debugger is kept out. Only CPU time is sampled:
-a thread that sleeps has no ticks.
+stopped, its system calls are not disturbed, and no debugger is kept out. A thread that sleeps has
+no ticks; where time asleep is wanted the program also runs as a thread leaves its CPU, at most a
+few hundred times a second, and 0.1 us of it at each switch between any two tasks of the machine.
 
 Each thread has a perf event (software clock of the task) with the program of `bpf/walk.bpf.c`
 attached to it by a link, whose cookie says which thread it is; so pid namespaces do not matter.
@@ -18,13 +19,34 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from jsspy.engines.base import Availability, Engine
-from jsspy.errors import EngineUnavailable, MalformedData, ProcessExited
+from jsspy.engines.ebpf_kernel import (
+    COMPLETE,
+    HEADER,
+    MAX_PLANS,
+    MAX_THREADS,
+    NAP_DEAD,
+    NAP_PREEMPTED,
+    OBJECT,
+    PIECE,
+    RED_ZONE,
+    STAT_NO_USER,
+    STAT_RING_FULL,
+    SWITCH_COOKIE,
+    SWITCHED,
+    THREAD,
+    TOO_DEEP,
+    WAKE,
+    Kernel,
+    encode_plan,
+)
+from jsspy.engines.naps import Naps, napping_state
+from jsspy.engines.ptrace import PtraceEngine
+from jsspy.errors import EngineUnavailable, MalformedData, PermissionDenied, ProcessExited
 from jsspy.linux import bpf, caps, perf, procfs
 from jsspy.model.capture import (
     ROW,
@@ -38,9 +60,6 @@ from jsspy.model.mode import Mode
 from jsspy.model.sample import LossReason, RawSample, ThreadState
 from jsspy.model.units import Address, Pid, Tid
 from jsspy.target.process import Target
-
-OBJECT: Final = Path(__file__).with_name("walk.bpf.o")
-"""Compiled from bpf/walk.bpf.c when the package is built."""
 
 MIN_POLL_S, MAX_POLL_S = 0.05, 0.2
 """How often the ring is read. What a stack names should be looked at before the GC compacts: the
@@ -60,134 +79,27 @@ _MIN_RING_BYTES: Final = 4 << 20
 _RING_SECONDS: Final = 0.5
 _TYPICAL_RECORD_BYTES: Final = 12 << 10
 
-# abi.h
-MAX_THREADS: Final = 4096
-MAX_PLANS: Final = 256
-MAX_ISOLATE_BYTES: Final = 256
-RED_ZONE_BYTES: Final = 128
-WINDOW_BYTES: Final = 72
-WINDOW_BELOW: Final = 40
-SCRATCH_BYTES: Final = 415_728
-PLAN: Final = struct.Struct("<4Q3Q2I2I4i4i5III2iI")
-THREAD: Final = struct.Struct("<2QII")
-HEADER: Final = struct.Struct(f"<Q6I21Q2Q{2 * MAX_ISOLATE_BYTES}s{RED_ZONE_BYTES}s")
-PIECE: Final = struct.Struct("<2Q")
-COMPLETE, TOO_DEEP, RED_ZONE = 1, 2, 4
-_ABI: Final = struct.pack("<3I", HEADER.size, SCRATCH_BYTES, PLAN.size)
-STEP_WALK, STEP_FINISH = 0, 1
-STAT_SAMPLES, STAT_RING_FULL, STAT_NO_USER, STAT_COUNT = 0, 1, 2, 3
+_MAX_NAPS_HZ: Final = 250
+"""Stacks per second and thread that are taken as it leaves its CPU. Of more switches a share that
+is drawn by lot stands for all."""
+
+_MAX_SKIP: Final = 1 << 16
+
+_REGISTERS: Final = slice(7, 28)
+_ORIG_RAX: Final = 7 + Registers._fields.index("orig_rax")
+"""Fields of a header."""
 
 _NO_PLAN: Final = CapturePlan(0, 0, (), -8, (), (), -16, 0, ())
-_NO_MARKER: Final = (1 << 64) - 1
 _OTHER_REGISTERS: Final = (0,) * (len(Registers._fields) - 21)
 
 
-def encode_plan(plan: CapturePlan) -> bytes:
-    """Return a plan as the program in the kernel reads it.
-
-    Raises:
-        ValueError: It asks for more than a record has room for.
-    """
-    slots = plan.frame_slots or (plan.marker_slot, plan.follow_slot, 0, 0, 0)
-    sizes = (plan.isolate_size, plan.isolate_size_2)
-    if max(sizes) > MAX_ISOLATE_BYTES:
-        raise ValueError(f"a window of the isolate has more than {MAX_ISOLATE_BYTES} bytes")
-    markers = [*plan.entry_markers] or [_NO_MARKER]
-    registers = [Registers._fields.index(name) for name in plan.follow_registers]
-    return PLAN.pack(
-        *_fill(markers, 4, markers[0]),
-        *(plan.tag, plan.tag_mask, plan.detail_mask),
-        *(plan.isolate_start, plan.isolate_start_2, *sizes),
-        *_fill(list(plan.exit_slots), 4, -1),
-        *_fill(list(plan.saved_exit_slots), 4, 0),
-        *map(_window_index, slots),
-        *(_window_index(plan.marker_slot), plan.follow_word),
-        *_fill(registers, 2, -1),
-        0,
-    )
-
-
-def _fill(values: list[int], count: int, filler: int) -> list[int]:
-    if len(values) > count:
-        raise ValueError(f"a plan has {len(values)} slots of a kind; {count} can be walked with")
-    return values + [filler] * (count - len(values))
-
-
-def _window_index(slot: int) -> int:
-    if slot % 8 or not -WINDOW_BELOW <= slot <= WINDOW_BYTES - WINDOW_BELOW - 8:
-        raise ValueError(f"slot {slot} of a frame is out of the window that is read")
-    return (slot + WINDOW_BELOW) // 8
-
-
-class _Kernel:
-    """What is loaded into the kernel, once per engine.
-
-    Raises:
-        bpf.Refused: The kernel does not take it.
-        MalformedData: The object file is none.
-        OSError: The object file cannot be read.
-    """
-
-    def __init__(self, ring_bytes: int) -> None:
-        code = bpf.Object(OBJECT)
-        if code.data.get("abi") != _ABI:
-            raise MalformedData(OBJECT.name, "it was built from other sources: pip install again")
-        self._open: list[bpf.Map | bpf.Program] = []
-        try:
-            self.plans = self._map(bpf.MapType.ARRAY, PLAN.size, MAX_PLANS, "plans")
-            self.threads = self._map(bpf.MapType.ARRAY, THREAD.size, MAX_THREADS, "threads")
-            cpus = bpf.possible_cpus()
-            scratch = self._map(bpf.MapType.ARRAY, SCRATCH_BYTES, cpus, "scratch")
-            steps = self._map(bpf.MapType.PROG_ARRAY, 4, 2, "steps")
-            ring = self._map(bpf.MapType.RINGBUF, 0, ring_bytes, "ring")
-            self.stats = self._map(bpf.MapType.PERCPU_ARRAY, 8, STAT_COUNT, "stats")
-            maps = {
-                "plans": self.plans.fd,
-                "threads": self.threads.fd,
-                "scratch": scratch.fd,
-                "steps": steps.fd,
-                "ring": ring.fd,
-                "stats": self.stats.fd,
-            }
-            for step, name in ((STEP_WALK, "walk"), (STEP_FINISH, "finish")):
-                program = self._program(code, name, maps)
-                steps.update(step, struct.pack("<I", program.fd))
-            self.program = self._program(code, "sample", maps)
-            self.ring = bpf.Ring(ring, ring_bytes)
-        except BaseException:
-            self._close_all()
-            raise
-
-    def _map(self, kind: bpf.MapType, value_size: int, count: int, name: str) -> bpf.Map:
-        made = bpf.Map(kind, value_size, count, f"jsspy_{name}")
-        self._open.append(made)
-        return made
-
-    def _program(self, code: bpf.Object, name: str, maps: Mapping[str, int]) -> bpf.Program:
-        program = bpf.Program(code.code(f"perf_event/{name}", maps), f"jsspy_{name}")
-        self._open.append(program)
-        return program
-
-    def count(self, index: int) -> int:
-        """Return a counter, summed over all CPUs."""
-        values = self.stats.lookup(index)
-        return sum(struct.unpack(f"<{len(values) // 8}Q", values))
-
-    def _close_all(self) -> None:
-        for it in self._open:
-            it.close()
-        self._open.clear()
-
-    def close(self) -> None:
-        """Unload everything."""
-        self.ring.close()
-        self._close_all()
-
-
 class _Thread:
-    """A thread with its clock."""
+    """A thread with what strikes for it: its clock, and leaving a CPU."""
 
-    __slots__ = ("event", "index", "link", "pid", "plan", "stack_end", "tid")
+    __slots__ = (
+        *("_events", "_links", "clock", "index", "joined_ns", "pid", "plan", "skip_mask"),
+        *("stack_end", "switches", "tid"),
+    )
 
     def __init__(self, pid: Pid, plan: ThreadPlan, index: int) -> None:
         self.pid = pid
@@ -196,28 +108,44 @@ class _Thread:
         self.stack_end = plan.stack_end
         """Up to where the stack is copied."""
         self.index = index
-        self.event = -1
-        self.link: bpf.Link | None = None
+        self.clock = -1
+        self.joined_ns = time.monotonic_ns()
+        self.switches = 0
+        self.skip_mask = 0
+        self._events: list[int] = []
+        self._links: list[bpf.Link] = []
 
-    def start(self, program: bpf.Program, period_ns: int) -> None:
-        """Open the clock and attach the program to it.
+    def start(self, program: bpf.Program, period_ns: int, mode: Mode = Mode.CPU) -> None:
+        """Open what strikes in a mode and attach the program to it.
 
         Raises:
             ProcessExited: The thread is gone.
             perf.Refused: Not permitted.
             bpf.Refused: Not permitted, or not supported.
         """
-        self.event = perf.open_clock(self.tid, period_ns, kernel=True, enabled=False)
-        self.link = bpf.Link(program, self.event, self.index)
-        perf.enable(self.event)
+        if mode is not Mode.OFFCPU:
+            self.clock = perf.open_clock(self.tid, period_ns, kernel=True, enabled=False)
+            self._attach(program, self.clock, self.index)
+        if mode is not Mode.CPU:
+            self._attach(program, perf.open_switches(self.tid), self.index | SWITCH_COOKIE)
+
+    def _attach(self, program: bpf.Program, event: int, cookie: int) -> None:
+        self._events.append(event)
+        self._links.append(bpf.Link(program, event, cookie))
+        perf.enable(event)
+
+    def set_period(self, period_ns: int) -> None:
+        if self.clock >= 0:
+            perf.set_period(self.clock, period_ns)
 
     def close(self) -> None:
-        if self.link is not None:
-            self.link.close()
-            self.link = None
-        if self.event >= 0:
-            os.close(self.event)
-            self.event = -1
+        for link in self._links:
+            link.close()
+        self._links.clear()
+        for event in self._events:
+            os.close(event)
+        self._events.clear()
+        self.clock = -1
 
 
 class _Sampled:
@@ -239,12 +167,12 @@ class EbpfEngine(Engine):
     """
 
     name: ClassVar[str] = "ebpf"
-    modes: ClassVar[frozenset[Mode]] = frozenset({Mode.CPU})
+    modes: ClassVar[frozenset[Mode]] = frozenset(Mode)
 
     def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
         super().__init__(rate_hz, mode=mode)
         self._poll_s = min(max(_POLL_SAMPLES / rate_hz, MIN_POLL_S), MAX_POLL_S)
-        self._kernel: _Kernel | None = None
+        self._kernel: Kernel | None = None
         self._run_time: bpf.RunTime | None = None
         self._ring_bytes = _MIN_RING_BYTES
         while self._ring_bytes < rate_hz * _RING_SECONDS * _TYPICAL_RECORD_BYTES:
@@ -256,13 +184,15 @@ class EbpfEngine(Engine):
         self._free_threads = deque(range(MAX_THREADS))
         self._free_plans = deque(range(MAX_PLANS))
         self._delivered = 0
+        self._naps = Naps()
 
     def set_rate(self, rate_hz: float) -> None:
         """Take so many samples per second from now on; see `Engine.set_rate`."""
         super().set_rate(rate_hz)
         for sampled in self._targets.values():
             for thread in sampled.threads.values():
-                perf.set_period(thread.event, self.period_ns)
+                thread.set_period(self.period_ns)
+                self._describe(self._load(), sampled, thread)
 
     def probe(self, target: Target) -> Availability:
         """Say whether the program can be loaded, and attached to a thread of `target`.
@@ -271,7 +201,7 @@ class EbpfEngine(Engine):
         """
         thread = _Thread(target.pid, ThreadPlan(Tid(target.pid), Address(0), Address(0)), 0)
         try:
-            thread.start(self._load().program, 1_000_000_000)
+            thread.start(self._load().program, 1_000_000_000, self.mode)
         except EngineUnavailable as err:
             return Availability(available=False, reason=err.reason, hint=err.hint)
         except ProcessExited as err:
@@ -284,9 +214,11 @@ class EbpfEngine(Engine):
             return Availability(available=False, reason=reason, hint=hint)
         finally:
             thread.close()
+            if self._kernel is not None:
+                self._kernel.forget_naps(thread.index)
         return Availability(available=True)
 
-    def _load(self) -> _Kernel:
+    def _load(self) -> Kernel:
         """Load the program, the first time that it is needed.
 
         Raises:
@@ -294,7 +226,7 @@ class EbpfEngine(Engine):
         """
         if self._kernel is None:
             try:
-                self._kernel = _Kernel(self._ring_bytes)
+                self._kernel = Kernel(self._ring_bytes, switches=self.mode is not Mode.CPU)
             except bpf.Refused as err:
                 reason, hint = caps.explain_bpf_refused(err.code, err.message)
                 raise EngineUnavailable(self.name, reason, hint=hint) from err
@@ -336,7 +268,7 @@ class EbpfEngine(Engine):
                 thread.plan = thread_plan
                 self._describe(kernel, sampled, thread)
 
-    def _describe(self, kernel: _Kernel, sampled: _Sampled, thread: _Thread) -> None:
+    def _describe(self, kernel: Kernel, sampled: _Sampled, thread: _Thread) -> None:
         isolate, stack_end = thread.plan.isolate, thread.plan.stack_end
         if int(thread.tid) == int(thread.pid):
             # What the kernel put above the first frame - arguments, environment - is not copied.
@@ -345,10 +277,12 @@ class EbpfEngine(Engine):
             if start < stack_end <= start + _MAX_ARGUMENT_BYTES:
                 stack_end = Address(start)
         thread.stack_end = stack_end
-        value = THREAD.pack(isolate, stack_end, sampled.plan_index, 0)
+        value = THREAD.pack(
+            isolate, stack_end, sampled.plan_index, thread.skip_mask, self.period_ns
+        )
         kernel.threads.update(thread.index, value)
 
-    def _add(self, kernel: _Kernel, sampled: _Sampled, plan: ThreadPlan) -> None:
+    def _add(self, kernel: Kernel, sampled: _Sampled, plan: ThreadPlan) -> None:
         """Start sampling a thread, unless it is gone."""
         if not self._free_threads:
             raise EngineUnavailable(self.name, f"more than {MAX_THREADS} threads")
@@ -356,7 +290,7 @@ class EbpfEngine(Engine):
         self._describe(kernel, sampled, thread)
         self._threads[thread.index] = thread
         try:
-            thread.start(kernel.program, self.period_ns)
+            thread.start(kernel.program, self.period_ns, self.mode)
         except ProcessExited:
             self._retire(thread)
             return
@@ -364,11 +298,15 @@ class EbpfEngine(Engine):
             self._retire(thread)
             raise EngineUnavailable(self.name, err.message) from err
         sampled.threads[thread.tid] = thread
-        self._pace.join(thread.pid, thread.tid)
+        if self.mode is Mode.CPU:
+            self._pace.join(thread.pid, thread.tid)
 
     def _retire(self, thread: _Thread) -> None:
         thread.close()
         self._pace.leave(thread.tid)
+        self._naps.forget(thread.index)
+        if self._kernel is not None and self.mode is not Mode.CPU:
+            self._kernel.forget_naps(thread.index)
         self._retired.append(thread)
 
     def remove_target(self, pid: Pid) -> None:
@@ -385,23 +323,102 @@ class EbpfEngine(Engine):
         beat = clock() + _HEARTBEAT_NS
         while self._targets and self._kernel is not None:
             retired = len(self._retired)
-            records = self._kernel.ring.read(_BATCH)
-            if len(records) < _BATCH:
-                self._forget(retired)
-            batch = [sample for record in records if (sample := self._decode(record)) is not None]
-            batch.sort(key=_time)
             now = clock()
+            records = self._kernel.ring.read(_BATCH)
+            is_empty = len(records) < _BATCH
+            if is_empty:
+                self._forget(retired)
+            batch: list[RawSample] = []
+            for record in records:
+                self._take(record, batch)
+            if is_empty:
+                # Who had woken before `now` would have said so in a record.
+                batch += self._naps.tell(now)
+            batch.sort(key=_time)
             is_due = now >= beat
             if is_due:
                 beat = now + _HEARTBEAT_NS
                 self._account()
                 for pid in [p for p, it in self._targets.items() if not it.target.is_alive()]:
                     self.remove_target(pid)
+                if self.mode is not Mode.CPU:
+                    self._look_around(self._kernel)
+            self._delivered += len(batch)
+            self.stats.requested += len(batch)
             if batch or is_due:
                 yield batch
-            if len(records) < _BATCH:
+            if is_empty:
                 time.sleep(self._poll_s)
         self._account()
+
+    def _take(self, record: bytes, batch: list[RawSample]) -> None:
+        """Add what a record says to a batch."""
+        if len(record) == WAKE.size:
+            self._wake(record, batch)
+            return
+        fields = HEADER.unpack_from(record)
+        thread = self._threads.get(fields[1])
+        if thread is None:
+            return
+        sample = self._decode(record, fields, thread)
+        if self.mode is Mode.CPU:
+            batch.append(sample)
+            return
+        # The program did not know the thread yet, or there was no room for the record of its end.
+        before = self._naps.end(thread.index, sample.time_ns)
+        if before is not None:
+            batch.append(before)
+        flags = fields[2]
+        if not flags & SWITCHED:
+            batch.append(sample)
+        elif not flags >> 16 & NAP_DEAD:
+            call = fields[_ORIG_RAX]
+            state = napping_state(
+                flags >> 16 & ~NAP_PREEMPTED,
+                call - (call >> 63 << 64),
+                preempted=bool(flags >> 16 & NAP_PREEMPTED),
+            )
+            sample = sample._replace(state=state)
+            self._naps.begin(thread.index, sample, sample.time_ns, thread.skip_mask + 1)
+
+    def _wake(self, record: bytes, batch: list[RawSample]) -> None:
+        time_ns, since_ns, index, is_walked = WAKE.unpack(record)
+        if index not in self._threads:
+            return
+        sample = self._naps.end(index, time_ns, self.period_ns)
+        if sample is not None:
+            batch.append(sample)
+        elif not is_walked:
+            self.stats.lose(LossReason.SKIPPED, (time_ns - since_ns) // self.period_ns)
+
+    def _look_around(self, kernel: Kernel) -> None:
+        """Find threads whose nap we do not know, and adapt to how often threads nap."""
+        for sampled in self._targets.values():
+            for thread in sampled.threads.values():
+                nap = kernel.nap(thread.index)
+                naps_hz = (nap.switches - thread.switches) * 1_000_000_000 // _HEARTBEAT_NS
+                thread.switches = nap.switches
+                skip_mask = 0
+                while naps_hz > _MAX_NAPS_HZ * (skip_mask + 1) and skip_mask < _MAX_SKIP:
+                    skip_mask = 2 * skip_mask + 1
+                if skip_mask != thread.skip_mask:
+                    thread.skip_mask = skip_mask
+                    self._describe(kernel, sampled, thread)
+                is_unknown = not nap.task or (nap.since_ns and not nap.is_walked)
+                if is_unknown and thread.index not in self._naps:
+                    sample = self._look(sampled, thread)
+                    if sample is not None and kernel.nap(thread.index) == nap:
+                        self._naps.begin(thread.index, sample, nap.since_ns or thread.joined_ns)
+
+    @staticmethod
+    def _look(sampled: _Sampled, thread: _Thread) -> RawSample | None:
+        """Copy the stack of a thread that sleeps; None if it does not."""
+        with PtraceEngine(1, mode=Mode.WALL) as reader:
+            reader.set_target(sampled.target, sampled.plan, [thread.plan])
+            try:
+                return reader.look(thread.pid)
+            except (ProcessExited, PermissionDenied):
+                return None
 
     def _forget(self, count: int) -> None:
         """Give free the indexes of threads that were retired before the ring was read."""
@@ -420,18 +437,12 @@ class EbpfEngine(Engine):
         gone = self._kernel.count(STAT_NO_USER)
         if gone:
             self.stats.lost[LossReason.THREAD_GONE] = gone
-        self.stats.requested = self._delivered + lost + gone
+        self.stats.requested = self._delivered + sum(self.stats.lost.values())
         self.stats.idle = self._pace.idle()
 
-    def _decode(self, record: bytes) -> RawSample | None:
-        """Turn a record into a sample; None if its thread is not known any more."""
-        fields = HEADER.unpack_from(record)
-        time_ns, index, flags, frames, pieces, kernel_bytes, isolate_bytes = fields[:7]
-        thread = self._threads.get(index)
-        if thread is None:
-            return None
-        self._delivered += 1
-        self.stats.requested += 1
+    def _decode(self, record: bytes, fields: tuple[Any, ...], thread: _Thread) -> RawSample:
+        """Turn a record into a sample."""
+        time_ns, _, flags, frames, pieces, kernel_bytes, isolate_bytes = fields[:7]
         at = HEADER.size
         rows = record[at : at + ROW.size * frames]
         at += ROW.size * frames
@@ -455,7 +466,7 @@ class EbpfEngine(Engine):
             chain = struct.unpack_from(f"<{kernel_bytes // 8}Q", record, at)
         plan = thread.plan
         capture = FrameChain(
-            Registers(*fields[7:28], *_OTHER_REGISTERS),
+            Registers(*fields[_REGISTERS], *_OTHER_REGISTERS),
             plan.isolate,
             fields[30][:isolate_bytes],
             thread.stack_end,

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Final
 
 from jsspy.engines.base import Availability, Engine
+from jsspy.engines.naps import waiting_state
 from jsspy.errors import FaultError, PermissionDenied, ProcessExited
 from jsspy.linux import procfs, ptrace, vm
 from jsspy.model.capture import (
@@ -86,8 +87,6 @@ _MAX_TRIES: Final = 3
 """How often a thread is looked at that changes between running and sleeping meanwhile."""
 
 _STATES: Final = {
-    "S": ThreadState.SLEEPING,
-    "I": ThreadState.SLEEPING,
     "D": ThreadState.DISK,
     "T": ThreadState.STOPPED,
     "t": ThreadState.STOPPED,
@@ -556,6 +555,17 @@ class PtraceEngine(Engine):
             copier.snapshot(sampled, thread, Registers._make(values), more),
         )
 
+    def look(self, pid: Pid) -> RawSample | None:
+        """Sample the first thread of a target where it sleeps; None if it does not.
+
+        Raises:
+            ProcessExited: It is gone.
+            PermissionDenied: It may not be read.
+        """
+        sampled = self._targets[pid]
+        thread = next(iter(sampled.threads), None)
+        return self._look(sampled, thread, thread.state.read()) if thread is not None else None
+
     def _look(self, sampled: _Sampled, thread: _Thread, line: bytes) -> RawSample | None:
         """Sample a thread that sleeps, by reading it; None if it did not sleep all the time."""
         call = procfs.decode_syscall(line)
@@ -569,6 +579,8 @@ class PtraceEngine(Engine):
         more = _Keeper(sampled, thread, reader).kept if reader is not None else None
         stat = procfs.read_stat(sampled.pid, thread.tid)
         state = _STATES.get(stat.state) if stat else None
+        if stat is not None and stat.state in {"S", "I"}:
+            state = waiting_state(call.number)
         if not copier.size or state is None or thread.state.read() != line:
             return None
         return RawSample(

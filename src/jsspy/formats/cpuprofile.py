@@ -178,7 +178,7 @@ def _leaf(profile: Profile, sample: int, node: int) -> int:
         return _GARBAGE
     if node >= 0:
         return node + _FIRST_NODE
-    if profile.vm_state[sample] is VmState.IDLE or (profile.state[sample] is ThreadState.SLEEPING):
+    if profile.vm_state[sample] is VmState.IDLE or profile.state[sample].is_idle:
         return _IDLE
     return _PROGRAM
 

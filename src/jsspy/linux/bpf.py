@@ -20,6 +20,7 @@ import os
 import platform
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +31,9 @@ from jsspy.linux import libc
 
 _NR_BPF: Final = {"x86_64": 321}.get(platform.machine(), 321)
 
-_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _LINK_CREATE, _ENABLE_STATS = 0, 1, 2, 5, 28, 32
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD = 0, 1, 2, 3, 5
+_RAW_TRACEPOINT_OPEN, _LINK_CREATE, _ENABLE_STATS = 17, 28, 32
 
-_PROG_TYPE_PERF_EVENT: Final = 7
 _ATTACH_PERF_EVENT: Final = 41
 
 _LOG_BYTES: Final = 16 << 20
@@ -56,10 +57,18 @@ _RECORD_HEADER: Final = 8
 class MapType(IntEnum):
     """Kinds of maps."""
 
+    HASH = 1
     ARRAY = 2
     PROG_ARRAY = 3
     PERCPU_ARRAY = 6
     RINGBUF = 27
+
+
+class ProgramType(IntEnum):
+    """Kinds of programs."""
+
+    PERF_EVENT = 7
+    RAW_TRACEPOINT = 17
 
 
 class Refused(JsspyError):
@@ -128,14 +137,15 @@ class _Descriptor:
 
 
 class Map(_Descriptor):
-    """A map.
+    """A map. Its keys are indexes, those of a hash 8 bytes.
 
     Raises:
         Refused: It could not be created.
     """
 
     def __init__(self, kind: MapType, value_size: int, count: int, name: str) -> None:
-        key_size = 0 if kind is MapType.RINGBUF else 4
+        key_size = {MapType.RINGBUF: 0, MapType.HASH: 8}.get(kind, 4)
+        self._key = struct.Struct("<Q" if kind is MapType.HASH else "<I")
         self._size = value_size
         if kind is MapType.PERCPU_ARRAY:
             # One value per possible CPU, each padded to 8 bytes.
@@ -149,7 +159,7 @@ class Map(_Descriptor):
         Raises:
             Refused: There is no such element.
         """
-        key, data = _buffer(struct.pack("<I", index)), _buffer(value)
+        key, data = _buffer(self._key.pack(index)), _buffer(value)
         attributes = struct.pack("<IIQQQ", self.fd, 0, _address(key), _address(data), 0)
         _bpf(_MAP_UPDATE, attributes, "update a BPF map")
 
@@ -159,27 +169,34 @@ class Map(_Descriptor):
         Raises:
             Refused: There is no such element.
         """
-        key, data = _buffer(struct.pack("<I", index)), _buffer(bytes(self._size))
+        key, data = _buffer(self._key.pack(index)), _buffer(bytes(self._size))
         attributes = struct.pack("<IIQQQ", self.fd, 0, _address(key), _address(data), 0)
         _bpf(_MAP_LOOKUP, attributes, "read a BPF map")
         return data.raw[: self._size]
 
+    def delete(self, key: int) -> None:
+        """Delete an element of a hash, if it is there."""
+        data = _buffer(self._key.pack(key))
+        attributes = struct.pack("<IIQQQ", self.fd, 0, _address(data), 0, 0)
+        with suppress(Refused):
+            _bpf(_MAP_DELETE, attributes, "delete from a BPF map")
+
 
 class Program(_Descriptor):
-    """A program of type perf_event, verified.
+    """A program, verified.
 
     Raises:
         Refused: The kernel does not take it; the verifier's log is in the error.
     """
 
-    def __init__(self, code: bytes, name: str) -> None:
+    def __init__(self, kind: ProgramType, code: bytes, name: str) -> None:
         instructions, license_ = _buffer(code), _buffer(b"Dual MIT/GPL\0")
         what = f"load the BPF program {name}"
 
         def load(log: ctypes.Array[ctypes.c_char] | None) -> int:
             attributes = struct.pack(
                 "<IIQQIIQII",
-                *(_PROG_TYPE_PERF_EVENT, len(code) // 8),
+                *(kind, len(code) // 8),
                 *(_address(instructions), _address(license_)),
                 *((1, len(log), _address(log)) if log is not None else (0, 0, 0)),
                 *(0, 0),
@@ -226,6 +243,20 @@ class Link(_Descriptor):
             "<4IQ", program.fd, event_fd, _ATTACH_PERF_EVENT, 0, cookie
         ) + bytes(24)
         super().__init__(_bpf(_LINK_CREATE, attributes, "attach a BPF program"))
+
+
+class RawTracepoint(_Descriptor):
+    """A program attached to a tracepoint of the kernel, for all tasks.
+
+    Raises:
+        Refused: It could not be attached.
+    """
+
+    def __init__(self, program: Program, name: str) -> None:
+        text = _buffer(name.encode("ascii") + b"\0")
+        attributes = struct.pack("<QII", _address(text), program.fd, 0)
+        what = f"attach a BPF program to {name}"
+        super().__init__(_bpf(_RAW_TRACEPOINT_OPEN, attributes, what))
 
 
 class Object:

@@ -29,6 +29,7 @@ _FD_CLOEXEC: Final = 8
 
 _TYPE_SOFTWARE: Final = 1
 _CPU_CLOCK: Final = 0
+_CONTEXT_SWITCHES: Final = 3
 
 _SAMPLE_TID: Final = 1 << 1
 _SAMPLE_TIME: Final = 1 << 2
@@ -110,6 +111,24 @@ def open_clock(
         ProcessExited: The thread is gone.
         Refused: Not permitted, or not supported.
     """
+    return _open(tid, _CPU_CLOCK, period_ns, kernel=kernel, dump_bytes=dump_bytes, enabled=enabled)
+
+
+def open_switches(tid: int) -> int:
+    """Open an event that strikes as a thread leaves its CPU; return its file descriptor.
+
+    It is not enabled yet, and it strikes in the kernel: who may not look there gets nothing.
+
+    Raises:
+        ProcessExited: The thread is gone.
+        Refused: Not permitted, or not supported.
+    """
+    return _open(tid, _CONTEXT_SWITCHES, 1, kernel=True, dump_bytes=0, enabled=False)
+
+
+def _open(
+    tid: int, counter: int, period: int, *, kernel: bool, dump_bytes: int, enabled: bool
+) -> int:
     kinds = 0
     if dump_bytes:
         kinds = _SAMPLE_TID | _SAMPLE_TIME | _SAMPLE_REGS_USER | _SAMPLE_STACK_USER
@@ -119,7 +138,7 @@ def open_clock(
     flags |= _EXCLUDE_CALLCHAIN_USER if kernel else _EXCLUDE_KERNEL
     attributes = ctypes.create_string_buffer(
         _ATTRIBUTES.pack(
-            *(_TYPE_SOFTWARE, _ATTRIBUTES.size, _CPU_CLOCK, period_ns, kinds, 0, flags),
+            *(_TYPE_SOFTWARE, _ATTRIBUTES.size, counter, period, kinds, 0, flags),
             *(1, 0, 0, 0, 0, _REGISTER_MASK if dump_bytes else 0, dump_bytes),
             *(time.CLOCK_MONOTONIC, 0, 0, 0, 0),
         )

@@ -22,7 +22,7 @@ from jsspy.model.growth import Growth, add_growth, discard_samples
 from jsspy.model.names import NO_STACK, VM_KINDS, clean, display_place, function_name
 from jsspy.model.phase import Phase, phase_marked_by
 from jsspy.model.profile import Profile, ProfileMeta, SamplingStats
-from jsspy.model.sample import ThreadState, VmState
+from jsspy.model.sample import VmState
 from jsspy.model.stack import Frame, FrameKind
 from jsspy.model.transform import Grouping, coarser
 
@@ -479,7 +479,7 @@ class LiveTable:
         phases: Counter[Phase] = Counter()
         asleep = 0
         for sample in range(self._window_start(), len(profile)):
-            if profile.state[sample] is ThreadState.SLEEPING:
+            if profile.state[sample].is_idle:
                 asleep += 1
                 continue
             states[profile.vm_state[sample]] += 1

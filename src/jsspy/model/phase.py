@@ -18,7 +18,7 @@ from enum import Enum
 
 from jsspy.model.names import Origin, origin_of
 from jsspy.model.profile import Profile
-from jsspy.model.sample import ThreadState, VmState
+from jsspy.model.sample import VmState
 from jsspy.model.stack import Frame, FrameKind
 
 
@@ -87,7 +87,7 @@ def weigh_phases(profile: Profile) -> dict[Phase, int]:
         phases.append(marks[frame] or (phases[parent] if parent >= 0 else Phase.OTHER))
     weights: Counter[Phase] = Counter()
     for row, weight, state in zip(profile.stack, profile.weight, profile.state, strict=True):
-        if state is not ThreadState.SLEEPING:
+        if not state.is_idle:
             weights[phases[row] if row >= 0 else Phase.OTHER] += weight
     return dict(weights.most_common())
 
@@ -96,6 +96,6 @@ def weigh_vm_states(profile: Profile) -> dict[VmState, int]:
     """Return the weight of the samples in each state of V8, heaviest first."""
     weights: Counter[VmState] = Counter()
     for what, weight, state in zip(profile.vm_state, profile.weight, profile.state, strict=True):
-        if state is not ThreadState.SLEEPING:
+        if not state.is_idle:
             weights[what] += weight
     return dict(weights.most_common())

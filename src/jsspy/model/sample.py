@@ -14,11 +14,25 @@ class ThreadState(Enum):
     """What the thread was doing as the kernel sees it."""
 
     RUNNING = "running"
+    RUNNABLE = "runnable"
+    """Waiting for a CPU."""
+    EPOLL = "epoll"
+    """Waiting for events: an event loop with nothing to do."""
+    FUTEX = "futex"
+    """Waiting for another thread: a lock, Atomics.wait, a pool without work."""
     SLEEPING = "sleeping"
-    """Waiting: for events, a lock, a timer; interruptible."""
+    """Waiting for something else that can be interrupted: a pipe, a timer, a child process."""
     DISK = "disk"
     """Waiting without being interruptible, usually for a disk."""
     STOPPED = "stopped"
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that the thread waits for is work on its behalf."""
+        return self in _IDLE
+
+
+_IDLE = frozenset({ThreadState.EPOLL, ThreadState.FUTEX, ThreadState.SLEEPING})
 
 
 class VmState(Enum):
@@ -47,6 +61,8 @@ class LossReason(Enum):
     """The thread could not be stopped, or not read once it was."""
     RING_FULL = "ring-full"
     """The kernel's buffer overflowed."""
+    SKIPPED = "skipped"
+    """The thread left its CPU so often that not every stack was taken."""
     IN_KERNEL = "in-kernel"
     """The thread was in the kernel, where the engine is not permitted to sample."""
     UNRESOLVED = "unresolved"

@@ -10,7 +10,8 @@ from struct import Struct, calcsize
 import pytest
 
 import nodes
-from jsspy.engines import ebpf
+from jsspy.engines import ebpf_kernel as ebpf
+from jsspy.engines.ebpf import _NO_PLAN
 from jsspy.model.capture import ROW, SLOTS, CapturePlan
 
 BPF = nodes.ROOT / "bpf"
@@ -18,6 +19,8 @@ BPF = nodes.ROOT / "bpf"
 SIZES: dict[str, int] = {
     "struct plan": ebpf.PLAN.size,
     "struct thread": ebpf.THREAD.size,
+    "struct nap": ebpf.NAP.size,
+    "struct wake": ebpf.WAKE.size,
     "struct header": ebpf.HEADER.size,
     "struct row": ROW.size,
     "struct slots": SLOTS.size,
@@ -32,6 +35,10 @@ CONSTANTS = {
     "WINDOW_BELOW": ebpf.WINDOW_BELOW,
     "RED_ZONE_BYTES": ebpf.RED_ZONE_BYTES,
     "RED_ZONE": ebpf.RED_ZONE,
+    "SWITCHED": ebpf.SWITCHED,
+    "NAP_PREEMPTED": ebpf.NAP_PREEMPTED,
+    "NAP_DEAD": ebpf.NAP_DEAD,
+    "SWITCH_COOKIE": ebpf.SWITCH_COOKIE,
     "COMPLETE": ebpf.COMPLETE,
     "TOO_DEEP": ebpf.TOO_DEEP,
     "STEP_WALK": ebpf.STEP_WALK,
@@ -54,7 +61,21 @@ FIELDS: dict[str, tuple[Struct, list[tuple[str, str]]]] = {
     ),
     "struct thread": (
         ebpf.THREAD,
-        [("isolate", "Q"), ("stack_end", "Q"), ("plan", "I"), ("pad", "I")],
+        [
+            *(("isolate", "Q"), ("stack_end", "Q"), ("plan", "I"), ("skip_mask", "I")),
+            ("period_ns", "Q"),
+        ],
+    ),
+    "struct nap": (
+        ebpf.NAP,
+        [
+            *(("task", "Q"), ("since_ns", "Q"), ("switches", "I"), ("state", "H")),
+            ("is_walked", "H"),
+        ],
+    ),
+    "struct wake": (
+        ebpf.WAKE,
+        [("time_ns", "Q"), ("since_ns", "Q"), ("thread", "I"), ("is_walked", "I")],
     ),
     "struct header": (
         ebpf.HEADER,
@@ -128,7 +149,7 @@ def test_a_plan_says_in_c_what_it_says_in_python() -> None:
 
 
 def test_without_a_plan_no_frame_is_an_entry_frame() -> None:
-    values = ebpf.PLAN.unpack(ebpf.encode_plan(ebpf._NO_PLAN))
+    values = ebpf.PLAN.unpack(ebpf.encode_plan(_NO_PLAN))
     assert set(values[:4]) == {(1 << 64) - 1}
     assert values[11:15] == (-1,) * 4
 

@@ -102,14 +102,15 @@ def test_any_bytes_are_an_object_or_are_refused(
 
 
 def test_the_programs_of_the_package() -> None:
-    from jsspy.engines.ebpf import _ABI, OBJECT
+    from jsspy.engines.ebpf_kernel import _ABI, OBJECT
 
     if not OBJECT.exists():
         pytest.skip("not built: make bpf")
     it = bpf.Object(OBJECT)
-    assert set(it.programs) == {"perf_event/walk", "perf_event/finish", "perf_event/sample"}
+    names = {f"perf_event/{name}" for name in ("sample", "walk", "finish")}
+    assert set(it.programs) == names | {"raw_tp/switched"}
     maps = {name for _, loads in it.programs.values() for _, name in loads}
-    assert maps == {"plans", "threads", "scratch", "steps", "ring", "stats"}
+    assert maps == {"plans", "threads", "scratch", "steps", "ring", "stats", "naps", "tasks"}
     assert it.data["abi"] == _ABI
 
 
