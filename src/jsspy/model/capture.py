@@ -132,6 +132,8 @@ class StackSnapshot(NamedTuple):
     red_zone: bytes = b""
     """What is right below rsp, up to 128 bytes: a function that calls nothing may keep data there.
     (x86-64 psABI, 3.2.2. OpenSSL's SHA-512 keeps there where its caller's frame is.)"""
+    late_red_zone: bytes = b""
+    """The same, read when the thread ran again: not of the moment of the rest."""
 
 
 class StoppedReader(Protocol):
