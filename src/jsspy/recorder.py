@@ -428,8 +428,8 @@ class Recorder:
                     yield from self._sample(deadline, should_stop)
             meta = self.profile.meta
             meta.duration_ns = time.monotonic_ns() - meta.start_ns if meta.start_ns else 0
-        if self.governor is not None and (sentence := self.governor.describe()):
-            self.profile.meta.notes.append(sentence)
+        if self.governor is not None:
+            self.profile.meta.notes.append(self.governor.describe())
         logs = [*self._past_scripts, *(it.scripts for it in self._sessions.values())]
         if self._options.source_maps:
             self.mapping = map_frames(self.profile, logs, self._options.map_directory)
@@ -619,7 +619,6 @@ class Recorder:
         self.profile = Profile(
             replace(
                 taken.meta,
-                period_ns=self.engine.period_ns,
                 start_ns=now,
                 start_time_unix_ns=time.time_ns(),
                 notes=[],
@@ -642,6 +641,7 @@ class Recorder:
     def update_stats(self) -> None:
         """Bring `profile.stats` up to date."""
         stats, sampling = self.profile.stats, self.engine.stats
+        self.profile.meta.period_ns = self.engine.period_ns
         stats.requested = sampling.requested
         stats.idle = sampling.idle
         stats.lost = dict(sampling.lost)

@@ -8,12 +8,50 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import time
+from pathlib import Path
 
+import jsspy
 from jsspy.cli.targets import iter_node_processes
 
 _PAUSE_S = 2.0
+_MAX_LINE = 1 << 16
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from jsspy.cli.discovery import main; "
+    "sys.exit(main())"
+)
+
+
+class Discovery:
+    """The process that looks for node processes, so that we need not."""
+
+    def __init__(self, pattern: str) -> None:
+        root = str(Path(jsspy.__file__).resolve().parent.parent)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, root, pattern],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        self.pid = self._process.pid
+        self._descriptor = -1 if self._process.stdout is None else self._process.stdout.fileno()
+        os.set_blocking(self._descriptor, False)
+        self._rest = b""
+
+    def poll(self) -> list[int]:
+        """Return the processes that were found since the last call."""
+        try:
+            data = os.read(self._descriptor, _MAX_LINE)
+        except BlockingIOError:
+            return []
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [int(line) for line in lines]
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import make_engine, native_option
+from jsspy.cli.engines import make_engine, native_option, strict_option
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.targets import add_targets, choose_pids, targeting_options
@@ -28,7 +28,7 @@ _LIMIT_NS = 2_000_000_000
 @click.command("dump", short_help="Print the stack of every JavaScript thread, now.")
 @targeting_options
 @click.option("-s", "--subprocesses", is_flag=True, help="Child processes too.")
-@click.option("--strict", is_flag=True, help="Fail if the V8 is not known.")
+@strict_option
 @click.option(
     "--async",
     "async_callers",

@@ -37,9 +37,7 @@ def rate_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def engine_option(
-    command: Callable[..., Any], *, more: tuple[str, ...] = ()
-) -> Callable[..., Any]:
+def engine_option(command: Callable[..., Any], *, more: tuple[str, ...] = ()) -> Callable[..., Any]:
     """Add `--engine` to a command, with the names that it knows `more`."""
     return click.option(
         "--engine",
@@ -50,6 +48,60 @@ def engine_option(
         help="How to sample. ebpf and perf stop nothing, ptrace stops a thread for a moment; auto "
         "takes the first of them that works here; jsspy doctor says what keeps the others.",
     )(command)
+
+
+def parse_duration(ctx: click.Context, param: click.Parameter, value: str) -> float | None:
+    """Return seconds; None is without end."""
+    del ctx, param
+    if value == "unlimited":
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise click.BadParameter(f"'{value}' is neither a number of seconds nor 'unlimited'")
+    return seconds
+
+
+duration_option = click.option(
+    "-d",
+    "--duration",
+    "duration_s",
+    callback=parse_duration,
+    default="unlimited",
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to sample. Unlimited is until Ctrl-C, or until the process ends.",
+)
+subprocesses_option = click.option(
+    "-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones."
+)
+strict_option = click.option(
+    "--strict", is_flag=True, help="Fail if the V8 is not known, instead of native frames only."
+)
+
+
+def _parse_overhead(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    del ctx, param
+    if value is None:
+        return None
+    try:
+        percent = float(value.removesuffix("%"))
+    except ValueError:
+        percent = 0.0
+    if not 0.01 <= percent <= 100:
+        raise click.BadParameter(f"'{value}' is no share of a CPU such as 1%")
+    return percent / 100
+
+
+overhead_option = click.option(
+    "--max-overhead",
+    callback=_parse_overhead,
+    metavar="PERCENT",
+    help="Sample less often where it would cost more of one CPU than this: jsspy's own time, the "
+    "time that threads are stopped, and that of the program in the kernel.",
+)
 
 
 def mode_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,6 +37,9 @@ class Update(NamedTuple):
     """Why this is the last one; None as long as it is not."""
 
 
+_CLOCKS = {ValueType.WALL: " wall-clock", ValueType.OFF_CPU: " off-CPU"}
+
+
 def describe_who(update: Update, rate_hz: int, elapsed: str) -> str:
     """Return who is sampled, and how; the command line, which may be long, comes last."""
     meta = update.account.meta
@@ -48,8 +51,8 @@ def describe_who(update: Update, rate_hz: int, elapsed: str) -> str:
         words[0] += f" and {len(update.targets) - 1} more"
     if update.threads > 1:
         words.append(f"{update.threads} threads")
-    clock = " wall-clock" if meta.value_type is ValueType.WALL else ""
-    words += [f"{meta.engine} {rate_hz} Hz{clock}", elapsed]
+    rate = round(1e9 / meta.period_ns) if meta.period_ns else rate_hz
+    words += [f"{meta.engine} {rate} Hz{_CLOCKS.get(meta.value_type, '')}", elapsed]
     if update.end is not None:
         words.append(END_WORDS[update.end])
     return output.printable(f"{', '.join(words)}: {shorten(first.command)}")

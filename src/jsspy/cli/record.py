@@ -6,6 +6,8 @@ import gc
 import os
 import re
 import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,13 @@ from jsspy.cli.progress import Progress, make_progress
 from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.summary import Recording, describe_targets, show_summary, summarize
-from jsspy.cli.targets import add_targets, choose_pids, iter_node_processes, shorten, targeting_options
+from jsspy.cli.targets import (
+    add_targets,
+    choose_pids,
+    iter_node_processes,
+    shorten,
+    targeting_options,
+)
 from jsspy.errors import NoSamples, NotNode, ProcessExited, ProcessNotFound
 from jsspy.exporters.base import Exporter
 from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
@@ -137,7 +145,7 @@ def record_command(
         recorder: Recording,
         exporter: Exporter,
         started: StartedCommand | None = None,
-        look: Callable[[], None] = lambda: None,
+        look: Callable[[], None] | None = None,
     ) -> int:
         exporter.check()
         with Interrupts() as interrupts:
@@ -179,7 +187,9 @@ def record_command(
         wait=everyone,
         max_overhead=max_overhead,
     )
-    engine = make_engine(engine_name, found, rate_hz, mode=mode, stopping=async_callers)
+    # Of everyone those that cannot be sampled are left out; they do not decide for the others.
+    probed = [] if everyone else found
+    engine = make_engine(engine_name, probed, rate_hz, mode=mode, stopping=async_callers)
     with Recorder(engine, options) as recorder, ExitStack() as stack:
         now = time.time()
         started = None
@@ -196,17 +206,15 @@ def record_command(
                 target = _add_started(recorder, started)
                 who = target.name, target.pid
             elif everyone:
-                for pid in found:
-                    recorder.adopt(pid)
+                for each in found:
+                    recorder.adopt(each)
             else:
                 target = add_targets(recorder, found, "record")[0]
                 who = target.name, target.pid
-            look = lambda: None
+            look = None
             if everyone or name is not None:
                 look = _follow(recorder, "" if name is None else name.pattern, stack)
-            exporter = open_destination(
-                destination or default_file_name(*who, now, chosen.suffix)
-            )
+            exporter = open_destination(destination or default_file_name(*who, now, chosen.suffix))
             return run(recorder, exporter, started, look)
         except BaseException:
             if started is not None:
@@ -260,7 +268,7 @@ def _sample(
     exporter: Exporter,
     form: Format,
     duration_s: float | None,
-    look: Callable[[], None],
+    look: Callable[[], None] | None,
 ) -> None:
     # What exists now stays: the collector need not look at it again while a target waits.
     gc.freeze()
@@ -268,7 +276,8 @@ def _sample(
     with progress:
         for status in recorder.run(duration_ns, interrupts.should_stop):
             progress.show(status, recorder)
-            look()
+            if look is not None:
+                look()
             if interrupts.take_snapshot_request() and isinstance(exporter, FileExporter):
                 recorder.update_stats()
                 exporter.export(recorder.profile, form)

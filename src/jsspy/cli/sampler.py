@@ -11,7 +11,6 @@ import gc
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import jsspy
+from jsspy.cli.discovery import Discovery
 from jsspy.cli.engines import make_engine
 from jsspy.cli.interrupts import reaches_our_group
 from jsspy.cli.started import StartedCommand
@@ -39,8 +38,6 @@ BLOCK_NS = 1_000_000_000
 _WAIT_S = 0.05
 """How often we look around while there is nothing to sample."""
 
-_MAX_LINE = 1 << 16
-
 _PASSED_ON = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -51,38 +48,6 @@ _PASSED_ON = (
     signal.SIGWINCH,
     signal.SIGCONT,
 )
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from jsspy.cli.discovery import main; "
-    "sys.exit(main())"
-)
-
-
-class _Discovery:
-    """The process that looks for node processes, so that we need not."""
-
-    def __init__(self, pattern: str) -> None:
-        root = str(Path(jsspy.__file__).resolve().parent.parent)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, root, pattern],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
-        self._descriptor = -1 if self._process.stdout is None else self._process.stdout.fileno()
-        os.set_blocking(self._descriptor, False)
-        self._rest = b""
-
-    def poll(self) -> list[int]:
-        """Return the processes that were found since the last call."""
-        try:
-            data = os.read(self._descriptor, _MAX_LINE)
-        except BlockingIOError:
-            return []
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [int(line) for line in lines]
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 class _Sampler:
@@ -90,7 +55,7 @@ class _Sampler:
         self._sampling = sampling
         self._writer = writer
         self._started: StartedCommand | None = None
-        self._discovery: _Discovery | None = None
+        self._discovery: Discovery | None = None
         self._is_stopped = False
         self._denied: set[int] = set()
         self._said: dict[int, TargetInfo] | None = None
@@ -103,7 +68,7 @@ class _Sampler:
         sampling = self._sampling
         try:
             if sampling.name is not None:
-                self._discovery = _Discovery(sampling.name)
+                self._discovery = Discovery(sampling.name)
             if sampling.command:
                 self._started = StartedCommand(sampling.command)
             self._handle_signals()
@@ -150,24 +115,17 @@ class _Sampler:
             JsspyError: A process that was named cannot be sampled.
         """
         sampling = self._sampling
-        pending = list(sampling.pids)
-        if self._started is not None:
-            pending = [self._started.pid]
-        while not self._should_stop():
-            with self._make_recorder() as recorder:
-                for pid in pending:
-                    self._add(recorder, pid)
-                self._tell_targets(recorder)
-                gc.freeze()
-                for _ in recorder.run(None, self._should_stop):
-                    self._turn(recorder)
-                recorder.update_stats()
-                self._send(recorder.take_profile())
-                self._tell_targets(recorder)
-            if self._discovery is None:
-                return
-            while not self._should_stop() and not (pending := self._discovery.poll()):
-                self._idle()
+        pids = sampling.pids if self._started is None else [self._started.pid]
+        with self._make_recorder() as recorder:
+            for pid in pids:
+                self._add(recorder, pid)
+            self._tell_targets(recorder)
+            gc.freeze()
+            for _ in recorder.run(None, self._should_stop):
+                self._turn(recorder)
+            recorder.update_stats()
+            self._send(recorder.take_profile())
+            self._tell_targets(recorder)
 
     def _make_recorder(self) -> Recorder:
         sampling = self._sampling
@@ -176,8 +134,14 @@ class _Sampler:
             native=NativeFrames(sampling.native),
             # That would be done while targets wait to be sampled.
             source_maps=False,
+            wait=self._discovery is not None,
+            max_overhead=sampling.max_overhead,
         )
-        return Recorder(make_engine(sampling.engine, sampling.pids, sampling.rate_hz), options)
+        recorder = Recorder(make_engine(sampling.engine, sampling.pids, sampling.rate_hz), options)
+        recorder.companions.append(os.getppid())
+        if self._discovery is not None:
+            recorder.companions.append(self._discovery.pid)
+        return recorder
 
     def _add(self, recorder: Recorder, pid: int) -> None:
         try:

@@ -18,7 +18,13 @@ from typing import Any, TypeVar
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import engine_option, native_option, rate_option
+from jsspy.cli.engines import (
+    engine_option,
+    native_option,
+    overhead_option,
+    rate_option,
+    subprocesses_option,
+)
 from jsspy.cli.interrupts import reaches_our_group
 from jsspy.cli.pushing import make_pushing, push_options
 from jsspy.cli.secrets import read_secret
@@ -122,7 +128,8 @@ def http_options(function: _Function) -> _Function:
 @engine_option
 @native_option
 @source_maps_option
-@click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
+@overhead_option
+@subprocesses_option
 @click.option(
     "--ring",
     "ring_s",
@@ -184,6 +191,7 @@ def serve_command(
     engine_name: str,
     native: NativeFrames,
     source_maps: SourceMaps,
+    max_overhead: float | None,
     subprocesses: bool,
     ring_s: float,
     functions: int,
@@ -248,6 +256,7 @@ def serve_command(
         rate_hz=rate_hz,
         engine=engine_name,
         native=native.value,
+        max_overhead=max_overhead,
         subprocesses=subprocesses,
         blocked_s=trigger_blocked,
     )

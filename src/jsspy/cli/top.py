@@ -20,11 +20,23 @@ from pathlib import Path
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import engine_option, make_engine, mode_options, native_option, rate_option
+from jsspy.cli.engines import (
+    duration_option,
+    engine_option,
+    make_engine,
+    mode_options,
+    native_option,
+    overhead_option,
+    rate_option,
+    strict_option,
+    subprocesses_option,
+)
 from jsspy.cli.interrupts import Interrupts
+from jsspy.cli.live_maps import OriginalNames
 from jsspy.cli.live_text import Update
 from jsspy.cli.pipe import Receiver, Sender
-from jsspy.cli.record import EXIT_TARGET_ENDED, parse_duration
+from jsspy.cli.record import EXIT_TARGET_ENDED
+from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
 from jsspy.errors import JsspyError, NotNode, ProcessExited, ProcessNotFound
@@ -46,16 +58,7 @@ _NICE = 5
     context_settings={"allow_interspersed_args": False},
 )
 @targeting_options
-@click.option(
-    "-d",
-    "--duration",
-    "duration_s",
-    callback=parse_duration,
-    default="unlimited",
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to sample. Unlimited is until q or Ctrl-C, or until the process ends.",
-)
+@duration_option
 @rate_option
 @engine_option
 @mode_options
@@ -78,10 +81,10 @@ _NICE = 5
     metavar="SECONDS",
     help="What counts as now: shares are of the last so many seconds.",
 )
-@click.option("-s", "--subprocesses", is_flag=True, help="Child processes too, also new ones.")
-@click.option(
-    "--strict", is_flag=True, help="Fail if the V8 is not known, instead of native frames only."
-)
+@overhead_option
+@subprocesses_option
+@strict_option
+@source_maps_option
 @output.color_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 @click.pass_context
@@ -94,10 +97,12 @@ def top_command(
     engine_name: str,
     delay_s: float,
     window_s: float,
+    max_overhead: float | None,
     subprocesses: bool,
     mode: Mode,
     native: NativeFrames,
     strict: bool,
+    source_maps: SourceMaps,
     command: tuple[str, ...],
 ) -> int:
     """Show what node processes spend their time on, live; ? lists the keys.
@@ -117,7 +122,11 @@ def top_command(
         raise click.UsageError(f"a process is named with --pid {command[0]}")
     found = [] if command else choose_pids(pids, name, "top")
     options = RecordingOptions(
-        strict=strict, follow_children=subprocesses, source_maps=False, native=native
+        strict=strict,
+        follow_children=subprocesses,
+        source_maps=False,
+        native=native,
+        max_overhead=max_overhead,
     )
     with Recorder(make_engine(engine_name, found, rate_hz, mode=mode), options) as recorder:
         started, log = None, None
@@ -132,14 +141,17 @@ def top_command(
             color = ctx.color
 
             def draw(receiver: Receiver) -> None:
+                originals = OriginalNames(source_maps)
                 if _is_screen():
                     from jsspy.cli.live_screen import show_screen
 
-                    show_screen(receiver, rate_hz, delay_s, window_s, file_stem, color=color)
+                    show_screen(
+                        receiver, originals, rate_hz, delay_s, window_s, file_stem, color=color
+                    )
                 else:
                     from jsspy.cli.live_plain import print_tables
 
-                    print_tables(receiver, rate_hz, delay_s, window_s)
+                    print_tables(receiver, originals, rate_hz, delay_s, window_s)
 
             status = _run(recorder, draw, duration_s)
             if started is not None:
@@ -201,6 +213,7 @@ def _run(recorder: Recorder, draw: Callable[[Receiver], None], duration_s: float
         os.close(writing)
         _draw_and_exit(draw, Receiver(reading))
     os.close(reading)
+    recorder.companions.append(child)
     try:
         with Interrupts() as interrupts:
             _sample(recorder, Sender(writing), interrupts, duration_s)

@@ -56,7 +56,7 @@ def choose_engine(
         engine = ENGINES[name](rate_hz, mode=mode)
         for target in targets:
             rungs[name] = engine.probe(target)
-            if not rungs[name].available:
+            if not rungs[name].available and target.is_alive():
                 engine.close()
                 break
         else:

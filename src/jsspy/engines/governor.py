@@ -97,11 +97,10 @@ class Governor:
             self._engine.set_rate(rate_hz)
 
     def describe(self) -> str:
-        """Return what came of it, in a line; "" if the full rate was kept."""
-        if self.lowest_hz == self._full_hz:
-            return ""
-        text = f"the rate went from {self._full_hz:g} down to {self.lowest_hz:.3g} Hz"
-        text += f" to stay below {100 * self.limit:g} % of a CPU"
-        if self._rate_hz == MIN_RATE_HZ and self.share > self.limit:
-            text += f", and it is {100 * self.share:.2g} % still"
-        return text
+        """Return what came of it, in a sentence."""
+        rates = f"{self._rate_hz:.3g} of {self._full_hz:.3g} Hz"
+        if self.lowest_hz < self._rate_hz:
+            rates += f", {self.lowest_hz:.3g} Hz at times"
+        is_kept = self.share <= self.limit
+        limit = f"the limit of {100 * self.limit:g} % is {'kept' if is_kept else 'not kept yet'}"
+        return f"Sampling took {100 * self.share:.2g} % of a CPU in the end, at {rates}: {limit}."

@@ -20,6 +20,8 @@ class Sampling:
     """Every node process whose command line this regular expression is found in, also new ones."""
     rate_hz: float = DEFAULT_RATE_HZ
     engine: str = "auto"
+    max_overhead: float | None = None
+    """What it may cost, of one CPU: the rate adapts."""
     native: str = NativeFrames.FULL.value
     subprocesses: bool = False
     blocked_s: float | None = None
