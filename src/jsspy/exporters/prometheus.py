@@ -256,32 +256,35 @@ class Signatures:
         self.other = self._size = 0
 
     def series(self) -> dict[str, int]:
-        """Return the values by signature, those of inner frames too, which may be 0."""
+        """Return the values by signature; callers that have no samples are there with 0.
+
+        What has samples comes first: if there is no room for all, callers are left out.
+        """
         series: dict[str, int] = {}
         other = self.other
         size = 0
-        for number, (signature, count) in enumerate(self._ranked()):
-            missing = _missing(signature, series)
-            added = sum(map(len, missing))
-            if number >= self.limit or size + added > MAX_SIGNATURES:
+        for signature, count in self._ranked():
+            if len(series) >= self.limit or size + len(signature) > MAX_SIGNATURES:
                 other += count
                 continue
-            size += added
-            for prefix in missing:
-                series[prefix] = 0
+            size += len(signature)
             series[signature] = count
+        seen: set[str] = set()
+        for signature in list(series):
+            caller = signature[: signature.rindex("#")]
+            while "#" in caller and caller not in seen:
+                seen.add(caller)
+                if caller not in series:
+                    size += len(caller)
+                    if size > MAX_SIGNATURES:
+                        break
+                    series[caller] = 0
+                caller = caller[: caller.rindex("#")]
+            if size > MAX_SIGNATURES:
+                break
         if other:
             series[self.OTHER] = other
         return series
-
-
-def _missing(signature: str, series: Mapping[str, int]) -> list[str]:
-    """Return the signatures of those callers that have no series yet, and the signature itself."""
-    missing = []
-    while signature not in series and "#" in signature:
-        missing.append(signature)
-        signature = signature[: signature.rindex("#")]
-    return missing
 
 
 def _signature(profile: Profile, row: int, is_gc: bool) -> str | None:

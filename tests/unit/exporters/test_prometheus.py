@@ -238,6 +238,17 @@ def test_five_thousand_stacks_are_shown_with_their_callers() -> None:
     assert all(name.rpartition("#")[0] in {"(root)", *series} for name in series)
 
 
+def test_of_long_stacks_those_with_samples_come_first() -> None:
+    signatures = Signatures()
+    callers = [js(f"{'caller' * 5}{depth}") for depth in range(20)]
+    leaves = [js(f"f{index}") for index in range(70)]
+    stacks = [(*callers, outer, inner, HOT) for outer in leaves for inner in leaves]
+    signatures.add(profile_of(*stacks))
+    series = signatures.series()
+    assert sum(series.values()) == sum(map(bool, series.values())) == 4900
+    assert sum(map(len, series)) <= MAX_SIGNATURES
+
+
 def test_long_signatures_do_not_pile_up() -> None:
     signatures = Signatures()
     for index in range(3):
