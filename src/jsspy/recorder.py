@@ -57,9 +57,10 @@ from jsspy.symbolize.sources import keep_sources
 from jsspy.target.node import find_node_version
 from jsspy.target.process import Target, V8Binary
 from jsspy.v8.isolates import ThreadFinder
-from jsspy.v8.layout import Layout
+from jsspy.v8.layout import Confidence, Layout
 from jsspy.v8.metadata import load_layout
 from jsspy.v8.plan import make_plan
+from jsspy.v8.selftest import run_self_test
 
 REFRESH_NS = 250_000_000
 """How often threads, isolates and children are looked for."""
@@ -69,6 +70,9 @@ SETTLE_NS = 2_000_000_000
 
 NO_ISOLATE_NS = 3_000_000_000
 """How long a process that has V8 may take to make its first isolate."""
+
+SELF_TEST_NS = 1_000_000_000
+"""How long a layout may fail the self-test: what starts is not complete."""
 
 STARTING_POLL_S = 0.005
 """How often a process that has no isolate yet is looked at while nothing else is sampled."""
@@ -170,6 +174,10 @@ class _Session:
         self._tasks: list[Tid] = []
         self._settled_ns = 0
         self._has_isolates = False
+        self._strict = options.strict
+        self._native = options.native
+        self._is_tested = False
+        self._first_test_ns = 0
         self._give_up_ns = time.monotonic_ns() + NO_ISOLATE_NS
         self.v8 = target.find_v8()
         if self.v8 is not None:
@@ -228,7 +236,35 @@ class _Session:
             return []
         if self._finder is None:
             self._finder = ThreadFinder(self.target, self.v8, self.layout)
-        return self._finder.find()
+        threads = self._finder.find()
+        if threads and not self._is_tested and not self._test(self.v8, self.layout, threads[0]):
+            return []
+        return threads
+
+    def _test(self, v8: V8Binary, layout: Layout, thread: ThreadPlan) -> bool:
+        """Try the layout before anything is named by it; return whether it is to be used.
+
+        Raises:
+            UnknownV8: That is to be an error, and the layout is not what this V8 has.
+        """
+        result = run_self_test(self.target.memory, v8, layout, thread.isolate)
+        if result.confidence is not Confidence.FAILED:
+            self._is_tested = True
+            if result.untested:
+                self.note = f"not certain of its V8: nothing to test {result.untested} on"
+            return True
+        now = time.monotonic_ns()
+        self._first_test_ns = self._first_test_ns or now
+        if now - self._first_test_ns < SELF_TEST_NS:
+            # A process that starts does not have all of it yet, and a collector may move it.
+            return False
+        error = UnknownV8(layout.version_text(), (), failures=result.failures)
+        if self._strict:
+            raise error
+        self.layout = self.plan = None
+        self.note = f"{error.message}: native frames only, JavaScript is (unknown)"
+        self.resolver = Resolver(self.target, v8, None, native=self._native)
+        return False
 
     def _main_thread(self) -> list[ThreadPlan]:
         """Return the one thread of which it is certain that it is not V8's or libuv's helper."""
@@ -416,9 +452,9 @@ class Recorder:
                     self.end = End.STOPPED
                 elif not self._sessions and not self._options.wait:
                     self.end = End.TARGET_ENDED
-                elif time.monotonic_ns() >= deadline:
-                    self.end = End.DURATION
                 elif not any(session.threads for session in self._sessions.values()):
+                    if time.monotonic_ns() >= deadline:
+                        self.end = End.DURATION
                     yield self._status()
                     time.sleep(STARTING_POLL_S if self._sessions else WAITING_POLL_S)
                 else:
