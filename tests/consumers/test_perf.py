@@ -127,4 +127,5 @@ def test_the_map_that_node_writes_itself_is_read(version: str, tmp_path: Path) -
     finally:
         Path(f"/tmp/perf-{target.pid}.map").unlink()
     assert done.returncode == 0, done.stderr
-    assert re.search(r"outerWork \S*program\.js:3;leafWork \S*program\.js:2 \d+", done.stdout)
+    # leafWork may be part of it: a map says nothing of what was inlined.
+    assert re.search(r";outerWork \S*program\.js:3(;| )", done.stdout)

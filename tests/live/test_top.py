@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,19 +19,18 @@ import pytest
 
 import nodes
 from jsspy.formats import load_profile
+from maps import encode
 from running import BUSY, IDLE, environment, jsspy, starting, thread_state, without_choice
-
-pytestmark = pytest.mark.soak
 
 VERSIONS = nodes.selected(("18.20.8", "24.15.0"))
 VERSION = nodes.selected(("22.23.3",))
 
 PHASES = """
 const fs = require('fs');
-function spin() { const end = Date.now() + 15; while (Date.now() < end) Math.sqrt(end); }
+function spin() { let s = 0; for (let i = 0; i < 4e6; i++) s += Math.sqrt(i ^ s); return s; }
 function timer() { spin(); setTimeout(timer, 1); }
 function check() { spin(); setImmediate(check); }
-function poll() { fs.readFile(__filename, function onRead() { spin(); poll(); }); }
+function poll() { fs.stat(__filename, function onStat() { spin(); poll(); }); }
 function tick() { setTimeout(() => process.nextTick(() => { spin(); tick(); }), 1); }
 async function micro() { for (;;) { await null; spin(); await new Promise(setImmediate); } }
 console.log('ready');
@@ -67,7 +67,7 @@ def test_tables_where_there_is_no_terminal(version: str) -> None:
     assert rows["leafWork"][6].endswith("program.js:2")
 
 
-@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+@pytest.mark.parametrize("version", nodes.selected(("12.22.12", "20.20.2", "26.10.0")))
 def test_phases_of_the_event_loop(version: str) -> None:
     with nodes.running(version, PHASES) as target:
         done = jsspy("top", "--pid", str(target.pid), "-d", "4", "--window", "60")
@@ -78,6 +78,32 @@ def test_phases_of_the_event_loop(version: str) -> None:
     for phase in ("timers", "check", "poll", "nextTick", "microtasks"):
         assert shares.get(phase, 0) >= 3, line
     assert shares.get("other", 0) <= 5, line
+
+
+@pytest.mark.parametrize("version", VERSION)
+@pytest.mark.parametrize("maps", ["auto", "off"])
+def test_original_names(version: str, maps: str, tmp_path: Path) -> None:
+    code = "function a(b){let c=0;for(let d=0;d<b;d++)c+=Math.sqrt(d^c);return c}"
+    code += "const e=()=>{const g=Date.now()+20;while(Date.now()<g)a(2e4);setImmediate(e)};"
+    segments = [
+        (0, 0, 2, 0, None),
+        (code.index("a(b)"), 0, 2, 9, 0),
+        (code.index("b){"), 0, 2, 18, 1),
+    ]
+    tree = {"version": 3, "sources": ["../src/work.ts"], "names": ["leafWork", "count"]}
+    tree["mappings"] = encode([segments])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bundle.js.map").write_text(json.dumps(tree), "utf-8")
+    program = tmp_path / "out" / "bundle.js"
+    program.write_text(
+        f"{code}console.log('ready');e()\n//# sourceMappingURL=bundle.js.map\n", "utf-8"
+    )
+    with nodes.running(version, program) as target:
+        done = jsspy("top", "--pid", str(target.pid), "-d", "2", "--source-maps", maps)
+    assert done.returncode == 0, done.stderr
+    last = "\n".join(pictures(done.stdout)[-1])
+    assert bool(re.search(r" leafWork \S*src/work\.ts:3\b", last)) is (maps == "auto"), last
+    assert bool(re.search(r" a \S*bundle\.js:1\b", last)) is (maps == "off"), last
 
 
 @pytest.mark.parametrize("version", VERSION)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
+from jsspy.cli.live_maps import OriginalNames
 from jsspy.cli.live_text import (
     WIDTHS,
     Update,
@@ -23,7 +24,9 @@ _ROWS = 20
 _LABEL_WIDTH = 160
 
 
-def print_tables(receiver: Receiver, rate_hz: int, delay_s: float, window_s: float) -> None:
+def print_tables(
+    receiver: Receiver, originals: OriginalNames, rate_hz: int, delay_s: float, window_s: float
+) -> None:
     """Print until there is nothing more to come.
 
     Raises:
@@ -33,7 +36,7 @@ def print_tables(receiver: Receiver, rate_hz: int, delay_s: float, window_s: flo
     next_s = time.monotonic() + delay_s
     while not receiver.is_closed:
         for update in receiver.receive():
-            table.add(update.growth, update.account)
+            table.add(originals.map(update), update.account)
             if update.end is not None:
                 _print(table, update, rate_hz)
                 return

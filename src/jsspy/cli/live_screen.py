@@ -15,6 +15,7 @@ from textual.events import Key, Resize
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
+from jsspy.cli.live_maps import OriginalNames
 from jsspy.cli.live_text import (
     WIDTHS,
     Update,
@@ -119,12 +120,19 @@ class TopApp(App[None]):
     ]
 
     def __init__(
-        self, receiver: Receiver, rate_hz: int, delay_s: float, window_s: float, file_stem: str
+        self,
+        receiver: Receiver,
+        originals: OriginalNames,
+        rate_hz: int,
+        delay_s: float,
+        window_s: float,
+        file_stem: str,
     ) -> None:
         """Prepare to show what comes.
 
         Args:
             receiver: Of `Update`s.
+            originals: What was compiled from what.
             rate_hz: Shown.
             delay_s: Time between two pictures.
             window_s: See `LiveTable`.
@@ -141,6 +149,7 @@ class TopApp(App[None]):
         self.shown: list[int] = []
         """Keys of the rows on the screen, from the top."""
         self._receiver = receiver
+        self._originals = originals
         self._rate_hz = rate_hz
         self._delay_s = delay_s
         self._file_stem = file_stem
@@ -192,7 +201,7 @@ class TopApp(App[None]):
 
     def _take(self) -> None:
         for update in self._waiting:
-            self.table.add(update.growth, update.account)
+            self.table.add(self._originals.map(update), update.account)
             self._last = update
         self._waiting.clear()
 
@@ -461,6 +470,7 @@ class TopApp(App[None]):
 
 def show_screen(
     receiver: Receiver,
+    originals: OriginalNames,
     rate_hz: int,
     delay_s: float,
     window_s: float,
@@ -471,4 +481,4 @@ def show_screen(
     """Draw until somebody quits, or nothing is left to see."""
     if color is False:
         os.environ["NO_COLOR"] = "1"
-    TopApp(receiver, rate_hz, delay_s, window_s, file_stem).run()
+    TopApp(receiver, originals, rate_hz, delay_s, window_s, file_stem).run()

@@ -230,15 +230,20 @@ class LiveMapper:
         is_changed = False
         for index, pids in _processes_of(profile).items():
             frame = profile.frames[index]
-            if frame.kind is not FrameKind.JS or frame.location is None:
-                continue
-            # Two containers may have different files at one path.
-            results = {self._map_frame(pid, frame, frame.location.url) for pid in pids}
-            new = results.pop()
-            if not results and new is not frame and new != frame:
+            new = self.map_frame(frame, pids)
+            if new != frame:
                 profile.replace_frame(index, new)
                 is_changed = True
         return is_changed
+
+    def map_frame(self, frame: Frame, pids: Iterable[int]) -> Frame:
+        """Return a frame of these processes as the map has it that all of them agree on."""
+        if frame.kind is not FrameKind.JS or frame.location is None:
+            return frame
+        # Two containers may have different files at one path.
+        url = frame.location.url
+        results = {self._map_frame(pid, frame, url) for pid in pids}
+        return results.pop() if len(results) == 1 else frame
 
     def _map_frame(self, pid: int, frame: Frame, url: str) -> Frame:
         key = pid, url

@@ -12,9 +12,11 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
 
+from jsspy.cli.live_maps import OriginalNames
 from jsspy.cli.live_screen import HelpScreen, TopApp
 from jsspy.cli.live_text import Update
 from jsspy.cli.pipe import Receiver, Sender
+from jsspy.cli.source_maps import SourceMaps
 from jsspy.formats import load_profile
 from jsspy.model.growth import GrowthTaker
 from jsspy.model.live import Account, Column, View
@@ -25,6 +27,7 @@ from jsspy.model.units import Pid, Tid
 from jsspy.recorder import End, TargetInfo
 
 SECOND = 10**9
+NO_MAPS = OriginalNames(SourceMaps(wanted=False, directory=None))
 
 
 def js(name: str, line: int, url: str = "/app/a.js") -> Frame:
@@ -42,7 +45,7 @@ class Driven:
 
     def __init__(self, size: tuple[int, int]) -> None:
         reading, writing = os.pipe()
-        self.app = TopApp(Receiver(reading), 99, 1.0, 5.0, "node-1234")
+        self.app = TopApp(Receiver(reading), NO_MAPS, 99, 1.0, 5.0, "node-1234")
         self.size = size
         self.pilot: Pilot[None]
         self._writing = writing
