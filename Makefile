@@ -106,7 +106,7 @@ $(CACHE)/programs/installed: tests/programs/package.json
 	touch $@
 
 perf-installed:
-	$(call from_distribution,perf:linux-perf)
+	$(call from_distribution,perf:linux-perf g++:g++)
 
 browser-installed:
 	$(call from_distribution,chromium:chromium tmux:tmux)

@@ -14,7 +14,7 @@ import nodes
 from jsspy.engines.base import Engine
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import FaultError
-from jsspy.model.mode import Mode
+from jsspy.model.mode import Mode, NativeFrames
 from jsspy.model.sample import LossReason, RawSample, Sample
 from jsspy.model.units import Address
 from jsspy.resolve import Resolver
@@ -59,6 +59,7 @@ def record(
     known: bool = True,
     engine: Engine | None = None,
     at_once: bool = False,
+    native: NativeFrames = NativeFrames.FULL,
 ) -> Recording:
     """Take and resolve at least `count` samples of a process.
 
@@ -71,13 +72,14 @@ def record(
         engine: With what; without one by ptrace, at `rate_hz`.
         at_once: Resolve samples as they come, and not after the last one. V8 before 7.1 moves
             functions; later versions only move sources while a program begins.
+        native: Which native frames stacks have.
     """
     target = Target.open(pid)
     try:
         v8 = target.find_v8()
         assert v8 is not None
         layout: Layout = load_layout(v8.elf)
-        resolver = Resolver(target, v8, layout if known else None)
+        resolver = Resolver(target, v8, layout if known else None, native=native)
         raws: list[RawSample] = []
         results: list[Sample | LossReason] = []
         deadline = time.monotonic() + TIMEOUT_S
