@@ -86,10 +86,14 @@ class UnsupportedTarget(JsspyError):
 
 
 class UnknownV8(UnsupportedTarget):
-    """The V8 in the target lacks metadata without which its frames cannot be named."""
+    """The V8 in the target lacks metadata without which its frames cannot be named.
 
-    def __init__(self, version: str, missing: tuple[str, ...]) -> None:
-        super().__init__(f"V8 {version} is not known: {', '.join(missing)} missing")
+    Or it has them, and a running process contradicts them: then `failures` says where.
+    """
+
+    def __init__(self, version: str, missing: tuple[str, ...], *, failures: str = "") -> None:
+        lack = f"its self-test failed: {failures}" if failures else f"{', '.join(missing)} missing"
+        super().__init__(f"V8 {version} is not known: {lack}")
         self.version = version
         self.missing = missing
 

@@ -17,9 +17,11 @@ from jsspy.linux.caps import Capability, Facts, read_facts
 from jsspy.model.mode import Mode
 from jsspy.recorder import Recorder
 from jsspy.target.node import find_node_version
-from jsspy.target.process import Target
+from jsspy.target.process import Target, V8Binary
 from jsspy.v8.isolates import find_threads
+from jsspy.v8.layout import Confidence, Layout
 from jsspy.v8.metadata import load_layout
+from jsspy.v8.selftest import run_self_test
 
 _TEST_RATE_HZ = 1000
 _TEST_NS = 300_000_000
@@ -142,6 +144,8 @@ def _check_process(pid: int) -> tuple[list[Check], int]:
         threads = find_threads(target, v8, layout)
         found = ", ".join(str(plan.tid) for plan in threads)
         checks.append(Check("isolates", bool(threads), f"{len(threads)} threads: {found}"))
+        if threads:
+            checks.append(_check_layout(target, v8, layout, threads[0].isolate))
         checks.append(_check_samples(pid))
     except UnknownV8 as err:
         checks.append(Check("V8", False, f"{err.message}: native frames only", err.hint))
@@ -152,6 +156,18 @@ def _check_process(pid: int) -> tuple[list[Check], int]:
     finally:
         target.close()
     return checks, 0 if all(check.ok is not False for check in checks) else 1
+
+
+def _check_layout(target: Target, v8: V8Binary, layout: Layout, isolate: int) -> Check:
+    """Say how sure jsspy is of what it believes of this V8."""
+    result = run_self_test(target.memory, v8, layout, isolate)
+    marks = {True: "", False: "FAILED: ", None: "not tested: "}
+    found = "; ".join(f"{it.name}: {marks[it.passed]}{it.finding}" for it in result.checks)
+    return Check(
+        "self-test",
+        result.confidence is not Confidence.FAILED,
+        f"{result.confidence.value}; {found}",
+    )
 
 
 def _check_samples(pid: int) -> Check:

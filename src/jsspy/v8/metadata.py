@@ -91,7 +91,7 @@ _TEST_JS_ENTRY_SP = re.compile(rb"\x49\x8b\x85(....)\x48\x85\xc0", re.DOTALL)
 """mov rax, [r13+d]; test rax, rax"""
 _PUSH_CONTEXT = re.compile(rb"\x4d\x8b\x95(....)\x4c\x89\x55\xf0", re.DOTALL)
 """mov r10, [r13+d]; mov [rbp-0x10], r10"""
-_SET_ROOT = re.compile(rb"\x49\x89\xfd|\x4c\x8b\xef")
+SET_ROOT = re.compile(rb"\x49\x89\xfd|\x4c\x8b\xef")
 """mov r13, rdi"""
 _STORE_FAST_CALLER = re.compile(
     rb"(?:\x4d\x89\x55(.)|\x4d\x89\x95(....))(?:\x49\x89\x6d(.)|\x49\x89\xad(....))", re.DOTALL
@@ -206,9 +206,9 @@ def _derive_isolate_and_frame(
     bias = metadata.need("isolate.root_register_bias")
     entry = metadata.builtins.get("Builtins_JSEntry")
     code = b"" if entry is None else metadata.elf.read(entry.address, _JS_ENTRY_SIZE)
-    root = _SET_ROOT.search(code)
+    root = SET_ROOT.search(code)
     test = _TEST_JS_ENTRY_SP.search(code)
-    pushed = _count_pushes(code[: root.start()]) if root else None
+    pushed = count_pushes(code[: root.start()]) if root else None
     if root is None or test is None or pushed is None:
         metadata.missing.append("the code of Builtins_JSEntry")
         saved, js_entry_sp, pushed = [], 0, 0
@@ -262,7 +262,7 @@ def _derive_isolate_and_frame(
     return isolate, frame
 
 
-def _count_pushes(code: bytes) -> int | None:
+def count_pushes(code: bytes) -> int | None:
     """Return how many words code pushes after setting up its frame; None if it does more."""
     if not code.startswith(_FRAME_SETUP):
         return None

@@ -22,6 +22,7 @@ import re
 import struct
 from array import array
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 from jsspy.errors import FaultError, MalformedData
 from jsspy.model.units import FileAddress
@@ -78,14 +79,20 @@ _BYTECODE_SIZES = tuple(
 _BYTECODES = (100, 256)
 
 
+_known: WeakKeyDictionary[ElfFile, dict[str, Symbol]] = WeakKeyDictionary()
+
+
 def builtin_symbols(elf: ElfFile) -> dict[str, Symbol]:
     """Return V8's embedded builtins by symbol, `Builtins_…`; none before V8 7.
 
     Reads up to 100 MB the first time if the symbols were stripped; later answers come from a cache.
     """
-    symbols = elf.find_symbols(_SYMBOLS)
-    if symbols:
-        return symbols
+    if elf not in _known:
+        _known[elf] = elf.find_symbols(_SYMBOLS) or _load_builtins(elf)
+    return _known[elf]
+
+
+def _load_builtins(elf: ElfFile) -> dict[str, Symbol]:
     data = cache.load(elf.identity, _CACHE_KIND)
     if data is None:
         try:
