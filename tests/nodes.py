@@ -58,9 +58,13 @@ def find_optional(version: str) -> Path:
     return node
 
 
+def directory() -> Path:
+    """Return where the binaries are."""
+    return Path(os.environ.get("JSSPY_NODES", ROOT / ".cache" / "nodes"))
+
+
 def _path(version: str) -> Path:
-    directory = Path(os.environ.get("JSSPY_NODES", ROOT / ".cache" / "nodes"))
-    return directory / f"v{version}" / "bin" / "node"
+    return directory() / f"v{version}" / "bin" / "node"
 
 
 def missing(what: str) -> None:
