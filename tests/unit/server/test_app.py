@@ -25,7 +25,7 @@ from jsspy.server.app import App, Options, Request, Response
 from jsspy.server.asgi import Asgi
 from jsspy.server.collector import Collector, Ended
 from jsspy.server.sampling import Sampling
-from profiles import HOT, small, written
+from profiles import HOT, js, profile_of, small, written
 
 TOKEN = "s\u00e9cret"  # noqa: S105 - not a secret
 LOCAL = {"host": "127.0.0.1:9142"}
@@ -249,6 +249,46 @@ def test_it_can_be_mounted() -> None:
     assert head.status_code == 200
     assert head.content == b""
     assert int(head.headers["content-length"]) > 0
+
+
+def test_a_scrape_of_5000_stacks_takes_a_fifth_of_a_second() -> None:
+    callers = [js(f"callerNumber{depth}", f"/app/{depth}.js") for depth in range(15)]
+    leaves = [js(f"leafNumber{index}") for index in range(71)]
+    stacks = [(*callers, outer, inner) for outer in leaves for inner in leaves][:5000]
+    profile = profile_of(*stacks)
+    profile.meta.duration_ns = 1_000_000_000
+    collector = Collector(Sampling(pids=(4242,)))
+    app = App(collector, Options(promfiler="promfiler"))
+    compressed = LOCAL | {"accept-encoding": "gzip"}
+    took = []
+    for _ in range(5):
+        collector._take(stream.PROFILE, written(Native(), profile))
+        # CPU time: what else runs here says nothing of us.
+        begin = time.process_time()
+        response = ask(app, "/metrics", headers=compressed)
+        took.append(time.process_time() - begin)
+        assert gzip.decompress(response.body).count(b"promfiler_cpu_profile{") > 5000
+    assert sorted(took)[2] < 0.2
+
+
+def test_any_number_of_scrapers_cost_as_much_as_one(app: App) -> None:
+    first = ask(app, "/metrics")
+    assert ask(app, "/metrics").body is first.body
+    app._collector._take(stream.PROFILE, block(time.monotonic_ns()))
+    assert ask(app, "/metrics").body != first.body
+
+
+def test_what_cannot_be_read_is_counted_and_ends_nothing() -> None:
+    collector = make_collector()
+    collector._take(stream.PROFILE, b"nonsense")
+    assert collector.is_running()
+    text = collector.metrics()[0].decode()
+    values = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert values["jsspy_unreadable_intervals_total"] == 1
 
 
 def test_memory_stays_as_it_is() -> None:
