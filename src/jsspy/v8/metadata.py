@@ -38,7 +38,7 @@ from jsspy.v8.layout import (
 )
 from jsspy.v8.stripped import find_bytecode_sizes, find_isolate_tls
 
-_SCHEMA = 11
+_SCHEMA = 12
 """Raise it whenever a Layout of the same binary could come out differently than before."""
 
 _ISOLATE_TLS = "_ZN2v88internal18g_current_isolate_E"
@@ -47,6 +47,9 @@ _BYTECODE_SIZES = "_ZN2v88internal11interpreter9Bytecodes14kBytecodeSizesE"
 
 _JS_ENTRY_SIZE = 0x120
 """Enough of JSEntry: the last instruction that is looked for is within 0xa0 bytes."""
+
+_TRAMPOLINE_SIZE = 0x500
+"""Of InterpreterEntryTrampoline, the longest way to where it makes the frame and beyond."""
 
 _BLOB_LIMIT = 64 << 20
 _TABLE_LIMIT = 1 << 16
@@ -97,6 +100,15 @@ _STORE_FAST_CALLER = re.compile(
     rb"(?:\x4d\x89\x55(.)|\x4d\x89\x95(....))(?:\x49\x89\x6d(.)|\x49\x89\xad(....))", re.DOTALL
 )
 """mov [r13+pc], r10; mov [r13+fp], rbp, each with an 8-bit or a 32-bit displacement"""
+MAKE_INTERPRETER_FRAME = re.compile(
+    # push rbp; mov rbp, rsp; push rsi (context); push rdi (function); perhaps push rax (argc)
+    rb"\x55\x48\x89\xe5\x56\x57(\x50?).{0,12}?"
+    # mov r9, offset of the first bytecode; push r12 or r14 (bytecode array)
+    rb"(?:\x49\xc7\xc1|\x41\xb9)(....)\x41[\x54\x56]"
+    # mov rcx, r9; shl rcx, 32; push rcx (the offset as a Smi)
+    rb"\x49\x8b\xc9\x48\xc1\xe1\x20\x51",
+    re.DOTALL,
+)
 _PUSH = re.compile(
     rb"\x6a.|\x48\x83\xec\x08|\x41[\x50-\x57]|[\x50-\x57]",  # push imm8; sub rsp, 8; push reg
     re.DOTALL,
@@ -460,7 +472,7 @@ def _derive_code(metadata: Constants, sizes: bytes) -> CodeLayout:
             "code.bytecode_positions",
             known("BytecodeArray.source_position_table", None if wrapper is None else wrapper + 8),
         ),
-        bytecode_data=metadata.optional("code.bytecode_data", known("BytecodeArray.data")),
+        bytecode_data=_find_bytecode_data(metadata),
         bytecode_sizes=sizes,
         translation_operand_counts=_read_operand_counts(metadata),
         maglev_positions_empty=bool(metadata.optional("code.maglev_positions_empty", None)),
@@ -509,6 +521,21 @@ def _derive_kinds(metadata: Constants) -> dict[int, CodeKind]:
     kinds[baseline + 1] = CodeKind.MAGLEV if metadata.version >= (10,) else CodeKind.TURBOFAN
     kinds[baseline + 2] = CodeKind.TURBOFAN
     return kinds
+
+
+def _find_bytecode_data(metadata: Constants) -> int | None:
+    """Return where a BytecodeArray's bytecodes begin.
+
+    The interpreter is entered with the offset of the first of them, from the tag on.
+    Source: src/builtins/x64/builtins-x64.cc at 7.8.279 and 13.6.233,
+    Generate_InterpreterEntryTrampoline: kHeaderSize - kHeapObjectTag.
+    """
+    symbol = metadata.builtins.get("Builtins_InterpreterEntryTrampoline")
+    if symbol is not None:
+        match = MAKE_INTERPRETER_FRAME.search(metadata.elf.read(symbol.address, _TRAMPOLINE_SIZE))
+        if match:
+            return _displacement(match[2]) + 1
+    return metadata.optional("code.bytecode_data", metadata.fields.get("BytecodeArray.data"))
 
 
 def _read_sizes(elf: ElfFile, symbol: Symbol) -> bytes:
