@@ -96,10 +96,12 @@ def _line(frame: Frame, pid: int) -> str:
 
 _HEADER = re.compile(
     # The name ends in no blank: of a long run of blanks only the first is tried.
-    r"\s*(\S(?:.*?\S)?)\s+(\d+)(?:/(\d+))?\s+(?:\[\d+\]\s+)?(\d+)\.(\d+):\s+(?:(\d+)\s+)?(\S+)"
+    r"\s*(\S(?:.*?\S)?)\s+(\d+)(?:/(\d+))?\s+"
+    # Where perf prints no time there is no period either, and what is left must look like an event.
+    r"(?:(?:\[\d+\]\s+)?(\d+)\.(\d+):\s+(?:(\d+)\s+)?(\S+)|([\w:.-]+):\s*$)"
 )
-_FRAME = re.compile(r"\s*([0-9a-f]+)\s+(\S.*) \((.*)\)")
-"""Of text that ends in `)`, so that the last round brackets are found at once."""
+_FRAME = re.compile(r"\s*([0-9a-f]{1,16})\s+(?:(\S.*) )?\((.*)\)")
+"""Of text that ends in `)`, so that the last round brackets are found at once. Symbols may lack."""
 _BLANKS = (" ", "\t")
 _OFFSET = re.compile(r"\+0x[0-9a-f]+$")
 _V8_NAME = re.compile(
@@ -108,8 +110,9 @@ _V8_NAME = re.compile(
 _V8_PLAIN = re.compile(r"(?:JS|LazyCompile|Function|Script|Eval):o?([~^+*]?)'?(.*)")
 _MAP = re.compile(r"(?:.*/)?perf-\d+\.map|.*/jitted-\d+-\d+\.so")
 _HEAD = re.compile(
-    rb"(?:#[^\n]*\n|\s*\n)*[ \t]*\S[^\n]*\s\d+(?:/\d+)?\s[^\n]*\d+\.\d+:[^\n]*:"
-    rb"\s*(?:\n|[0-9a-f]+ [^\n]* \([^\n]*\)\n)"
+    rb"(?:#[^\n]*\n|\s*\n)*[ \t]*\S[^\n]*\s\d+(?:/\d+)?\s(?:"
+    rb"[^\n]*\d+\.\d+:[^\n]*:\s*(?:\n|[0-9a-f]+ [^\n]* \([^\n]*\)\n)"
+    rb"|\s*[\w:.-]+:[ \t]*\n\s*[0-9a-f]{3,16} )"
 )
 
 
@@ -139,8 +142,8 @@ class PerfScriptReader:
         stack: list[int] = []
         for number, line in lines.iter_lines(source):
             text = line.rstrip()
-            if line[:1] in _BLANKS and text.endswith(")") and (match := _FRAME.fullmatch(text)):
-                stack.append(frame((match[1], match[2], match[3])))
+            if match := _frame_line(text):
+                stack.append(frame((match[1], match[2] or "[unknown]", match[3])))
             elif not text:
                 _flush(profile, sample, stack)
                 sample, stack = None, []
@@ -151,8 +154,8 @@ class PerfScriptReader:
                 stack = []
                 # Recorded without call graphs: the one frame stands here.
                 if text.endswith(")") and (only := _FRAME.fullmatch(text, match.end())):
-                    stack.append(frame((only[1], only[2], only[3])))
-                of = match[7].removesuffix(":")
+                    stack.append(frame((only[1], only[2] or "[unknown]", only[3])))
+                of = (match[7] or match[8]).removesuffix(":")
                 event = event or of
                 sample = _sample(lines, profile, match) if of == event else None
             else:
@@ -185,13 +188,23 @@ def name_frames(lines: Iterable[str], find: Callable[[int, int, int], str | None
                     continue
         elif match := _HEADER.match(line):
             pid = int(match[2][:20])
-            time = int(match[4][:20]) * 1_000_000_000 + int(match[5][:9].ljust(9, "0"))
+            seconds, fraction = match[4] or "0", match[5] or "0"
+            time = int(seconds[:20]) * 1_000_000_000 + int(fraction[:9].ljust(9, "0"))
         yield line + "\n"
+
+
+def _frame_line(text: str) -> re.Match[str] | None:
+    """Match the line of a frame; None if it is another, as that of a thread called `cafe`."""
+    match = _FRAME.fullmatch(text) if text.endswith(")") else None
+    if match is None or ((match[2] or "")[:1].isdigit() and _HEADER.match(text)):
+        return None
+    return match
 
 
 def _sample(lines: Source, profile: Profile, match: re.Match[str]) -> tuple[int, int, int]:
     """Return thread, time and weight of a header line."""
     comm, first, second, seconds, fraction, period = match.group(1, 2, 3, 4, 5, 6)
+    seconds, fraction = seconds or "0", fraction or "0"
     numbers = [int(text[:20]) for text in (first, second or first, seconds, period or "1")]
     if max(numbers) > MAX_WEIGHT // 1_000_000_000 and (
         max(numbers[:3]) > MAX_WEIGHT // 1_000_000_000 or numbers[3] > MAX_WEIGHT

@@ -3,11 +3,12 @@
 Code is looked up at the time of each tick, since the collector moves it. Addresses in shared
 libraries become a frame for the library: the log has no symbols of theirs.
 
-Source: v8/src/logging/log.cc and tools/tickprocessor.mjs, at 11.3.244; logs of 7.8, 11.3 and 14.6.
+Source: v8/src/logging/log.cc and tools/tickprocessor.mjs, at 11.3.244; logs of Node.js 4 to 26.
 """
 
 from __future__ import annotations
 
+import csv
 import re
 from bisect import bisect_left, bisect_right
 from typing import BinaryIO, ClassVar
@@ -34,6 +35,7 @@ _SCRIPT_KINDS = frozenset({"JS", "LazyCompile", "Function", "Script", "Eval"})
 _STATES = {0: VmState.JS, 1: VmState.GC}
 """These two have kept their numbers in all versions; those of the others moved."""
 _DEFAULT_INTERVAL_US = 1000
+_LEAST_INTERVAL_US = 10
 _MAX_CODE_SIZE = 1 << 32
 _MAX_STACK = 1 << 16
 _U64 = 1 << 64
@@ -56,14 +58,19 @@ class V8LogReader:
         profile.intern_thread(ThreadInfo(Pid(0), Tid(0), "main"))
         code = _CodeMap()
         interval_us = _DEFAULT_INTERVAL_US
+        quoted = False
         for number, line in lines.iter_lines(source):
-            fields = line.split(",")
+            # V8 before 6.3 quotes texts; since then it escapes what is in them.
+            quoted = quoted or line.startswith(('shared-library,"', 'profiler,"'))
             try:
+                fields = next(csv.reader([line])) if quoted and '"' in line else line.split(",")
                 match fields[0]:
                     case "tick":
                         _add_tick(profile, code, fields, interval_us * 1000)
                     case "code-creation":
-                        code.add(_value(fields[4]), _value(fields[5]), _frame(fields))
+                        # V8 before 6 has no time in front of the address.
+                        rest = fields[3 if fields[3].startswith("0x") else 4 :]
+                        code.add(_value(rest[0]), _value(rest[1]), _frame(fields[1], rest[2:]))
                     case "code-move":
                         code.move(_value(fields[1]), _value(fields[2]))
                     case "code-delete":
@@ -77,10 +84,12 @@ class V8LogReader:
                         code.add_library(start, end, frame)
                     case "profiler" if fields[1] == "begin":
                         interval_us = max(1, min(_value(fields[2]), 10_000_000))
+                        if interval_us < _LEAST_INTERVAL_US:
+                            interval_us *= 1000  # V8 before 6 writes milliseconds
                     case "v8-version":
                         profile.meta.v8_version = clean(".".join(fields[1:5]))
-            except (IndexError, ValueError):
-                lines.fail(f"line {number}: {fields[0]!r} with wrong fields")
+            except (IndexError, ValueError, csv.Error):
+                lines.fail(f"line {number}: {line.partition(',')[0]!r} with wrong fields")
         profile.meta.period_ns = interval_us * 1000
         return profile
 
@@ -99,10 +108,10 @@ def _unescape(text: str) -> str:
     return clean(_ESCAPE.sub(character, text))
 
 
-def _frame(fields: list[str]) -> Frame:
-    """Return the frame of a code-creation line."""
-    kind, name = fields[1], _unescape(fields[6])
-    mark = fields[8].lstrip("o")[:1] if len(fields) > 8 else ""
+def _frame(kind: str, fields: list[str]) -> Frame:
+    """Return the frame of a code-creation line: name, SharedFunctionInfo, mark."""
+    name = _unescape(fields[0])
+    mark = fields[2].lstrip("o")[:1] if len(fields) > 2 else ""
     # "~" interpreted, "^" baseline, "+" Maglev, "*" optimised; unmarked is baseline code of old V8.
     tier = Tier(mark) if mark in {member.value for member in Tier} else None
     if kind in _SCRIPT_KINDS:

@@ -94,6 +94,71 @@ def test_perf_script_without_call_graphs() -> None:
     assert profile.threads[0].name == "node-MainThread"
 
 
+def test_perf_script_of_old_perfs() -> None:
+    """Without times; without indents; without symbols."""
+    text = (
+        "java 19983 cycles:\n"
+        "ffffffff8103d0ca native_write_msr_safe ([kernel.kallsyms])\n"
+        "4005b1 main (/root/func_ab)\n"
+        "\n"
+        "cafe 15294 cpu-clock: \n"
+        "\t    7f1e2215d058  (/lib/libc-2.15.so)\n"
+        "\t               0 [unknown] ([unknown])\n"
+    )
+    profile = read_profile(io.BytesIO(text.encode()), "x")
+    shown = [[display_name(f) for f in profile.stack_frames(row)] for row in profile.stack]
+    assert shown == [["main", "native_write_msr_safe"]]
+    text = text.partition("\n\n")[2]
+    profile = read_profile(io.BytesIO(text.encode()), "x")
+    shown = [[display_name(f) for f in profile.stack_frames(row)] for row in profile.stack]
+    assert shown == [["[unknown]", "libc-2.15.so+0x7f1e2215d058"]]
+    assert profile.threads[0].name == "cafe"
+
+
+def test_stap_as_print_stack_writes_it() -> None:
+    text = (
+        " 0xffffffff8103ce3b : native_safe_halt+0xb/0x10 [kernel]\n"
+        " 0xffffffff8101c6a3 : default_idle+0x53/0x1d0 [kernel]\n"
+        "\t2404\n"
+        " 0x4005b1 : main+0x9/0x20 [/root/func_ab]\n"
+        "\t3\n"
+    )
+    profile = read_profile(io.BytesIO(text.encode()), "x")
+    assert stacks(profile) == [(["default_idle", "native_safe_halt"], 2404), (["main"], 3)]
+    with pytest.raises(MalformedData, match="cut off"):
+        read(text.removesuffix("\t3\n"), "stap")
+
+
+V8_LOGS = {
+    "4.9.1": (
+        'v8-version,4,5,103,53,0\nshared-library,"/bin/node",0x400000,0x16de000\n'
+        'profiler,"begin",1\n'
+        'code-creation,Function,0,0x3c69dd7263a0,3372,"hot /a,b ""c"".js:69:10",0x1383e6f40e18,*\n'
+        "tick,0x3c69dd7263a8,83480,0,0x0,0,0x400010\n"
+    ),
+    "8.17.0": (
+        'v8-version,6,2,414,78,0\nshared-library,"/bin/node",0x400000,0x1f73000,0\n'
+        'profiler,"begin",1000\n'
+        'code-creation,LazyCompile,5,29966,0x218121a06820,15,"hot /a,b ""c"".js:69:10",0x1,*\n'
+        "tick,0x218121a06821,9663,0,0x0,0,0x400010\n"
+    ),
+    "10.24.1": (
+        "v8-version,6,8,275,32,-node.59,0\nshared-library,/bin/node,0x400000,0x2424000,0\n"
+        "profiler,begin,1000\n"
+        'code-creation,LazyCompile,5,29966,0x218121a06820,15,hot /a\\x2Cb "c".js:69:10,0x1,*\n'
+        "tick,0x218121a06821,9663,0,0x0,0,0x400010\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", V8_LOGS.values(), ids=V8_LOGS)
+def test_v8_logs_of_old_versions(text: str) -> None:
+    profile = read(text, "v8-log")
+    ((frames, weight),) = stacks(profile)
+    assert frames == ["node", 'hot /a,b "c".js:69']
+    assert weight == profile.meta.period_ns == 1_000_000
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
