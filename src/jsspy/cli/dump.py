@@ -66,7 +66,7 @@ def dump_command(
         native=native,
     )
     with Recorder(engine, options) as recorder:
-        add_targets(recorder, chosen, "dump")
+        add_targets(recorder, chosen, "dump", by_name=name is not None)
         threads = recorder.profile.threads
         wanted = 0
 

@@ -187,8 +187,8 @@ def record_command(
         wait=everyone,
         max_overhead=max_overhead,
     )
-    # Of everyone those that cannot be sampled are left out; they do not decide for the others.
-    probed = [] if everyone else found
+    # Of many those that cannot be sampled are left out; they do not decide for the others.
+    probed = [] if everyone or name is not None else found
     engine = make_engine(engine_name, probed, rate_hz, mode=mode, stopping=async_callers)
     with Recorder(engine, options) as recorder, ExitStack() as stack:
         now = time.time()
@@ -209,7 +209,7 @@ def record_command(
                 for each in found:
                     recorder.adopt(each)
             else:
-                target = add_targets(recorder, found, "record")[0]
+                target = add_targets(recorder, found, "record", by_name=name is not None)[0]
                 who = target.name, target.pid
             look = None
             if everyone or name is not None:

@@ -13,6 +13,7 @@ from jsspy.errors import (
     JsspyError,
     MalformedData,
     PermissionDenied,
+    ProcessExited,
     ProcessNotFound,
     TargetError,
     UnsupportedTarget,
@@ -99,14 +100,29 @@ def choose_pids(pids: tuple[int, ...], name: re.Pattern[str] | None, verb: str) 
     return chosen or [choose_only_one(list(iter_node_processes()), os.geteuid(), verb).pid]
 
 
-def add_targets(recorder: Recorder, pids: list[int], verb: str) -> list[Target]:
-    """Add processes to a recorder; see `Recorder.add`. Hints name the verb that was typed."""
-    try:
-        return [recorder.add(pid) for pid in pids]
-    except PermissionDenied as err:
-        if err.hint is not None:
-            err.hint = err.hint.replace("sudo jsspy record ", f"sudo jsspy {verb} ")
-        raise
+def add_targets(
+    recorder: Recorder, pids: list[int], verb: str, *, by_name: bool = False
+) -> list[Target]:
+    """Add processes to a recorder; see `Recorder.add`. Hints name the verb that was typed.
+
+    Args:
+        recorder: To this one.
+        pids: All of them; of several that a pattern named those that are not gone.
+        verb: What was typed.
+        by_name: A pattern named them.
+    """
+    added = []
+    for pid in pids:
+        try:
+            added.append(recorder.add(pid))
+        except PermissionDenied as err:
+            if err.hint is not None:
+                err.hint = err.hint.replace("sudo jsspy record ", f"sudo jsspy {verb} ")
+            raise
+        except (ProcessExited, ProcessNotFound):
+            if not by_name or (pid == pids[-1] and not added):
+                raise
+    return added
 
 
 def choose_only_one(everyone: list[NodeProcess], uid: int, verb: str) -> NodeProcess:

@@ -136,7 +136,7 @@ def top_command(
             if started is not None:
                 target = _add_started(recorder, started)
             else:
-                target = add_targets(recorder, found, "top")[0]
+                target = add_targets(recorder, found, "top", by_name=name is not None)[0]
             file_stem = f"{target.name}-{target.pid}"
             color = ctx.color
 
