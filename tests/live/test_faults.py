@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -287,7 +287,8 @@ def test_what_does_not_fit_is_said_and_counted(version: str, tmp_path: Path) -> 
             (disk / "ballast").write_bytes(bytes(80 << 10))
             options = (
                 *("--push", f"pyroscope={receiver.url}", "--push-interval", "1"),
-                *("--push-spool", str(disk / "spool"), *ANY_PORT, "--pid", str(target.pid)),
+                *("--push-spool", str(disk / "spool"), "--record-to", str(disk / "box")),
+                *(*ANY_PORT, "--pid", str(target.pid)),
             )
             with serving("serve", *options) as server:
                 wait_until(
@@ -298,7 +299,15 @@ def test_what_does_not_fit_is_said_and_counted(version: str, tmp_path: Path) -> 
                 while "no space left on device" not in line:
                     line = server.process.stderr.readline()
                     assert line
+                with suppress(OSError), (disk / "more").open("wb") as file:
+                    while True:
+                        file.write(bytes(512))
+                        file.flush()
+                status, _, body = server.get("/trigger", method="POST")
+                assert (status, b"no space left on device" in body) == (503, True), body
+                (disk / "more").unlink()
                 (disk / "ballast").unlink()
+                assert server.get("/trigger", method="POST")[0] == 201
                 receiver.status = 200
                 receiver.wait(3)
                 before = sampled(server)

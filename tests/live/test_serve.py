@@ -13,7 +13,8 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -148,6 +149,44 @@ def test_new_processes_are_picked_up(version: str, tmp_path: Path) -> None:
                     "samples of a new process",
                 )
             wait_until(lambda: server.total("jsspy_targets", state="sampled") == 0, "its end")
+
+
+@contextmanager
+def control_group(path: str, pid: int) -> Iterator[None]:
+    """Put a process into a control group of its own until the block ends; skip if none can be."""
+    roots = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/")]
+    root = next((one for one in roots if os.access(one / "cgroup.procs", os.W_OK)), None)
+    if root is None:
+        pytest.skip("no control groups can be made here")
+    group = root / path
+    try:
+        group.mkdir(parents=True)
+        (group / "cgroup.procs").write_text(str(pid), encoding="ascii")
+        yield
+    finally:
+        (root / "cgroup.procs").write_text(str(pid), encoding="ascii")
+        while group != root:
+            group.rmdir()
+            group = group.parent
+
+
+@pytest.mark.parametrize("version", VERSION)
+def test_containers_and_pods_are_labels(version: str) -> None:
+    pod, container = "7e2f9a1c-0b3d-4c5e-8f60-1a2b3c4d5e6f", f"{os.getpid():064x}"
+    with (
+        nodes.running(version, BUSY) as target,
+        control_group(f"kubepods-jsspy/burstable/pod{pod}/{container}", target.pid),
+        serving("serve", *ANY_PORT, "--pid", str(target.pid)) as server,
+    ):
+        labels = {"container_id": container, "pod_uid": pod, "service": ""}
+        wait_until(
+            lambda: (
+                server.total("jsspy_process_cpu_seconds_total", pid=str(target.pid), **labels) > 0
+            ),
+            "samples with labels",
+        )
+        (listed,) = json.loads(server.get("/targets")[2])["targets"]
+        assert labels.items() <= listed.items()
 
 
 @pytest.mark.parametrize("version", VERSION)

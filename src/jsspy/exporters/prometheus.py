@@ -120,6 +120,8 @@ class Totals:
         self.pause_ns = 0
         self.longest_pause_ns = 0
         self.sampler_cpu_ns = 0
+        self.engine = ""
+        """What samples, as the last profile says."""
         self.unreadable = 0
         """Recordings of one interval that could not be read, so that it is not known what they
         held."""
@@ -158,6 +160,7 @@ class Totals:
         self.functions.add(functions)
         self.packages.add(packages)
         self.processes.add(processes)
+        self.engine = profile.meta.engine or self.engine
         stats = profile.stats
         self.stacks += len(profile) - len(profile.truncated)
         self.requested += stats.requested
@@ -419,8 +422,8 @@ class TotalsCollector(Collector):
         targets.add_metric(["sampled"], totals.targets)
         targets.add_metric(["denied"], totals.denied)
         yield targets
-        info = GaugeMetricFamily("jsspy_build_info", "Always 1.", labels=["version"])
-        info.add_metric([self._version], 1)
+        info = GaugeMetricFamily("jsspy_build_info", "Always 1.", labels=["version", "engine"])
+        info.add_metric([self._version, totals.engine], 1)
         yield info
 
 
