@@ -23,7 +23,7 @@ help: ## list what can be done
 example: $(VENV)/installed ## profile the bundled example application and say where the flame graph is
 	@sh examples/run.sh $(BIN)/jsspy
 
-test: check docs nodes shells-installed consumers-installed programs-installed perf-installed browser-installed ## all tests, on every node version
+test: shells-installed check docs nodes consumers-installed programs-installed perf-installed browser-installed ## all tests, on every node version
 	$(BIN)/pytest -q $(BESIDE) -m "not quiet and not soak" $(REAL) || \
 	  $(BIN)/pytest -q $(AGAIN) -m "not quiet and not soak" $(REAL)
 	$(BIN)/pytest -q -m "quiet and not soak" tests/live || \

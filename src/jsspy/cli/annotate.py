@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 import click
 
 from jsspy.cli import output
-from jsspy.cli.outputs import choose_format, output_options
+from jsspy.cli.outputs import FILE, choose_format, output_options
 from jsspy.cli.stack_dumps import Unwound, replace_stacks, unwind_dumps
 from jsspy.errors import JsspyError, MalformedData, ProcessNotFound, TargetError
 from jsspy.exporters.file import FileExporter, open_destination
@@ -35,7 +35,7 @@ _TICKS_PER_S = 100
 
 
 @click.command("annotate", short_help="Name the JIT frames in what perf recorded.")
-@click.argument("recording", metavar="PERF.DATA")
+@click.argument("recording", type=FILE, metavar="PERF.DATA")
 @click.option(
     "--map",
     "map_path",

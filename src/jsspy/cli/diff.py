@@ -7,6 +7,7 @@ from typing import Any, BinaryIO, ClassVar
 import click
 
 from jsspy.cli import output
+from jsspy.cli.outputs import FILE
 from jsspy.cli.report import load_recording
 from jsspy.cli.reshape import Reshaping, reshape_options
 from jsspy.exporters.file import FileExporter, open_destination
@@ -69,10 +70,15 @@ def _thresholds(
 
 
 @click.command("diff", short_help="Compare two recordings; fail a build on what grew.")
-@click.argument("before")
-@click.argument("after")
+@click.argument("before", type=FILE)
+@click.argument("after", type=FILE)
 @click.option(
-    "-o", "--output", "destination", metavar="FILE", help="File to write; - is standard output."
+    "-o",
+    "--output",
+    "destination",
+    type=FILE,
+    metavar="FILE",
+    help="File to write; - is standard output.",
 )
 @click.option(
     "-f",

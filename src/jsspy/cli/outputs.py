@@ -21,12 +21,17 @@ DEFAULT_STREAM_FORMAT = "folded"
 _MAX_NAME = 64
 
 
+FILE = click.Path(allow_dash=True)
+"""Shells complete it; whether there is such a file says whoever opens it."""
+
+
 def output_options(function: _Function) -> _Function:
     """Add --output and --format."""
     to = click.option(
         "-o",
         "--output",
         "destination",
+        type=FILE,
         metavar="FILE",
         help="File to write; - is standard output. Default: <name>-<pid>-<UTC time>.html",
     )

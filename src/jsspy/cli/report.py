@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jsspy.cli import output
-from jsspy.cli.outputs import choose_format, output_options
+from jsspy.cli.outputs import FILE, choose_format, output_options
 from jsspy.cli.reshape import Reshaping, reshape_options
 from jsspy.errors import NoSamples
 from jsspy.exporters.file import FileExporter, open_destination
@@ -31,7 +31,7 @@ def load_recording(path: str) -> Profile:
 
 
 @click.command("report", short_help="Write recordings as any format, whole or in part.")
-@click.argument("recordings", metavar="RECORDING...", nargs=-1, required=True)
+@click.argument("recordings", type=FILE, metavar="RECORDING...", nargs=-1, required=True)
 @output_options
 @reshape_options
 @output.color_option

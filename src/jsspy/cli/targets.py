@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from jsspy.errors import (
     JsspyError,
@@ -56,6 +57,18 @@ def pattern(
         raise click.BadParameter(f"'{value}' is no regular expression: {err}") from err
 
 
+def _complete_pid(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the node processes, each with its command line."""
+    del ctx, param
+    return [
+        CompletionItem(str(process.pid), help=shorten(process.command))
+        for process in iter_node_processes()
+        if str(process.pid).startswith(incomplete)
+    ]
+
+
 def targeting_options(function: _Function) -> _Function:
     """Add --pid and --name."""
     by_pid = click.option(
@@ -65,6 +78,7 @@ def targeting_options(function: _Function) -> _Function:
         type=click.IntRange(min=1),
         multiple=True,
         metavar="PID",
+        shell_complete=_complete_pid,
         help="Process to look at. May be repeated.",
     )
     by_name = click.option(

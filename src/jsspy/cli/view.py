@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from jsspy.cli import output
+from jsspy.cli.outputs import FILE
 from jsspy.cli.report import load_recording
 from jsspy.exporters.file import FileExporter
 from jsspy.formats.html import Html
@@ -18,11 +19,12 @@ _MAX_STEM = 64
 
 
 @click.command("view", short_help="Open recordings of any format in the browser.")
-@click.argument("recordings", nargs=-1, required=True, metavar="RECORDING...")
+@click.argument("recordings", type=FILE, nargs=-1, required=True, metavar="RECORDING...")
 @click.option(
     "-o",
     "--output",
     "destination",
+    type=FILE,
     metavar="FILE",
     help="Page to write. Default: a new file in the directory for temporary files.",
 )
