@@ -227,7 +227,8 @@ class _Session:
         if self.v8 is not None:
             self.threads = self._find_isolates()
             self._has_isolates = self._has_isolates or bool(self.threads)
-            if not self._has_isolates and (self.layout is None or now_ns >= self._give_up_ns):
+            gives_up = now_ns >= self._give_up_ns and not self._first_test_ns
+            if not self._has_isolates and (self.layout is None or gives_up):
                 self.threads = self._main_thread()
         return self.threads != before
 
@@ -249,7 +250,7 @@ class _Session:
         """
         result = run_self_test(self.target.memory, v8, layout, thread.isolate)
         if result.confidence is not Confidence.FAILED:
-            self._is_tested = True
+            self._is_tested, self._first_test_ns = True, 0
             if result.untested:
                 self.note = f"not certain of its V8: nothing to test {result.untested} on"
             return True

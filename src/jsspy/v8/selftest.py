@@ -131,12 +131,14 @@ def run_self_test(memory: Memory, v8: V8Binary, layout: Layout, isolate: int) ->
         ("functions", test.check_functions),
         ("scripts", test.check_scripts),
     ]
-    if layout.code.bytecode_data is not None and layout.objects.script_type is None:
-        # Where V8 has JavaScript of its own, that is what is found, and has no positions.
-        tried.append(("bytecode", test.check_bytecode))
     if layout.embedded_blob is not None:
-        # Before, V8 made its builtins when it started.
-        tried += [("code", test.check_code), ("frames", test.check_frames)]
+        # Before, V8 made its builtins when it started, and has JavaScript of its own, which is
+        # what is found, without positions.
+        tried += [
+            ("bytecode", test.check_bytecode),
+            ("code", test.check_code),
+            ("frames", test.check_frames),
+        ]
     checks = tuple(Check(name, *_try(check)) for name, check in tried)
     if any(check.passed is False for check in checks):
         confidence = Confidence.FAILED
@@ -388,7 +390,8 @@ class _Test:
         sizes = {(it.address % _PAGE, it.size) for it in self._builtins.values()}
         # Builtins have none of either: an empty array, or a Smi since V8 12.
         types = self._layout.types
-        if code.position_table != code.deoptimization_data + 8:
+        apart = code.instruction_size - code.flags
+        if code.position_table != code.deoptimization_data + 8 or abs(apart) not in (4, 8):
             return False, "fields are not in V8's order"
         for slot, allowed in (
             (code.position_table, {types.byte_array, types.trusted_byte_array}),
