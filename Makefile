@@ -7,6 +7,8 @@ CACHE := .cache
 NODES := $(CACHE)/nodes
 MODERN := 12.22.12 14.21.3 16.20.2 18.20.8 20.20.2 22.23.3 24.15.0 26.10.0
 LEGACY := 0.10.48 0.12.18 4.9.1 6.17.1 8.17.0 10.24.1
+# First patch releases and lines without long-term support.
+ODD := 8.0.0 11.0.0 12.0.0 15.0.0 19.0.0 22.0.0 23.0.0 25.0.0
 export JSSPY_NODES ?= $(abspath $(NODES))
 JOBS ?= 2
 REAL := tests/live tests/consumers tests/browser
@@ -65,7 +67,8 @@ bpf: $(VENV)/developing ## compile the program for the kernel again
 	$(BIN)/python setup.py --quiet build_bpf
 
 nodes: $(VENV)/installed ## fetch the node versions that tests use
-	@$(BIN)/python tools/fetch_nodes.py $(JSSPY_NODES) $(MODERN) $(LEGACY)
+	@$(BIN)/python tools/fetch_nodes.py $(JSSPY_NODES) $(MODERN) $(LEGACY) $(ODD)
+	@$(BIN)/python tools/fetch_distributions.py $(JSSPY_NODES)/distributions
 
 format: $(VENV)/developing ## format the sources
 	$(BIN)/ruff format .

