@@ -3,14 +3,15 @@
 V8's profiler names functions wrongly where code was inlined: up to V8 12 it charges an inlined
 line to the function around it, whose file it is not the definition of. Its lines are right. So
 both profiles are reduced to executing lines, and a line belongs to the function whose definition is
-the last before it. One mistake is ours to copy: time in a builtin without a frame (inline caches)
-V8 charges to the caller of the optimized function that called it, which it does not see.
+the last before it. Two mistakes are ours to copy. Time in a builtin without a frame (inline caches)
+V8 charges to the caller of the optimized function that called it, which it does not see. And up to
+V8 12 the line of code inlined from another file is told as if it were one of the file around it.
 """
 
 from __future__ import annotations
 
 import json
-import random
+import re
 from bisect import bisect_right
 from collections import Counter
 from pathlib import Path
@@ -26,7 +27,10 @@ GARBAGE_COLLECTOR: Line = ("(garbage collector)", 0)
 PROGRAM: Line = ("(program)", 0)
 
 _COMPILED = (Tier.BASELINE, Tier.MAGLEV, Tier.OPTIMIZED)
-_WITHOUT_FRAME = (FrameKind.BUILTIN, FrameKind.VM_FRAME)
+_CALLBACK = re.compile("node::(?!NodeArrayBufferAllocator::)")
+"""Native functions of Node's that V8 calls for a script; the allocator it calls for itself."""
+
+_CONSTRUCTORS = frozenset({"Array", "Map", "Object", "Promise", "RegExp", "Set", "String"})
 
 
 class Lines:
@@ -64,9 +68,17 @@ class Lines:
                 hits -= tick["ticks"]
             self.weights[file, line] += hits
 
-    def add_profile(self, profile: Profile) -> None:
-        """Add a profile of ours, charged as V8 charges."""
-        for row, vm_state in zip(profile.stack, profile.vm_state, strict=True):
+    def add_profile(
+        self, profile: Profile, start_ns: int, end_ns: int, *, names_outer: bool
+    ) -> None:
+        """Add a profile of ours from a time to another, charged as V8 charges.
+
+        `names_outer`: this V8 does not know which file an inlined line is of.
+        """
+        columns = zip(profile.stack, profile.vm_state, profile.time_ns, strict=True)
+        for row, vm_state, time_ns in columns:
+            if not start_ns <= time_ns < end_ns:
+                continue
             frames = list(profile.iter_frames(row))
             for frame in frames:
                 start = frame.definition
@@ -75,28 +87,43 @@ class Lines:
             if vm_state is VmState.GC:
                 self.weights[GARBAGE_COLLECTOR] += 1
             elif vm_state is not VmState.IDLE:
-                self.weights[_charged(frames)] += 1
+                self.weights[_charged(frames, names_outer=names_outer)] += 1
 
 
-def _charged(frames: list[Frame]) -> Line:
+def _charged(frames: list[Frame], *, names_outer: bool) -> Line:
     """Return the line that V8 charges a stack (leaf first) to.
 
     Its profile does not say on which line a callback in C++ was called.
     """
     first = 0
-    if len(frames) > 1 and frames[0].kind in _WITHOUT_FRAME and frames[1].tier in _COMPILED:
+    if len(frames) > 1 and _is_without_frame(frames[0]) and frames[1].tier in _COMPILED:
         first = 1
         while frames[first].inlined:
             first += 1
         first += 1
     is_callback = False
     for frame in frames[first:]:
-        is_callback |= frame.kind is FrameKind.NATIVE and frame.name.startswith("node::")
+        is_callback |= frame.kind is FrameKind.NATIVE and _CALLBACK.match(frame.name) is not None
         if frame.kind is FrameKind.JS and frame.location is not None and frame.location.url:
             start = frame.definition.line if frame.definition is not None else None
             line = None if is_callback else frame.location.line
-            return Path(frame.location.url).name, line or start or 0
+            url = frame.location.url
+            if names_outer and frame is frames[0]:
+                physical = next((it for it in frames if not it.inlined), frame)
+                url = physical.location.url if physical.location is not None else url
+            return Path(url).name, line or start or 0
     return PROGRAM
+
+
+def _is_without_frame(leaf: Frame) -> bool:
+    """Say whether V8's code that runs is without a frame of its own.
+
+    A builtin that has one is named as JavaScript knows it (`push`), else as V8 does (`LoadIC`).
+    """
+    if leaf.kind is FrameKind.VM_FRAME:
+        return True
+    is_of_script = not leaf.name[:1].isupper() or leaf.name in _CONSTRUCTORS
+    return leaf.kind is FrameKind.BUILTIN and not is_of_script
 
 
 def by_function(lines: Lines, *others: Lines) -> Counter[Line]:
@@ -127,13 +154,3 @@ def only(table: Counter[Line], keys: list[Line]) -> Counter[Line]:
     """Return a table of `keys` and one row for all the rest."""
     rest = Counter({("(rest)", 0): table.total() - sum(table[key] for key in keys)})
     return rest + Counter({key: table[key] for key in keys})
-
-
-def thinned(table: Counter[Line], count: int) -> Counter[Line]:
-    """Return a table made of `count` of a table's samples: few samples are further from the truth.
-
-    Comparing profiles of unequal size says more about their sizes than about what they show.
-    """
-    if count >= table.total():
-        return table
-    return Counter(random.Random(1).sample(sorted(table.elements()), count))

@@ -1,9 +1,6 @@
 'use strict';
-// Steady work in functions of known names, and V8's own CPU profile of it on request.
-// stdin: "profile <ms> <file>" writes a .cpuprofile and prints "profiled"; closing stdin ends us.
-const fs = require('fs');
-const inspector = require('inspector');
-const readline = require('readline');
+// Steady work in functions of known names; V8's own CPU profile of it on request.
+const { repeat } = require('./programs/profiled');
 
 let sink = 0;
 
@@ -74,36 +71,6 @@ function round() {
   sink += schedule();
 }
 
-function turn() {
-  const end = Date.now() + 20;
-  while (Date.now() < end) round();
-  setImmediate(turn);
-}
-
-function profile(ms, file) {
-  const session = new inspector.Session();
-  session.connect();
-  session.post('Profiler.enable', () => {
-    session.post('Profiler.setSamplingInterval', { interval: 1000 }, () => {
-      session.post('Profiler.start', () => {
-        setTimeout(() => {
-          session.post('Profiler.stop', (error, result) => {
-            session.disconnect();
-            fs.writeFileSync(file, JSON.stringify(result.profile));
-            console.log('profiled');
-          });
-        }, ms);
-      });
-    });
-  });
-}
-
-const lines = readline.createInterface({ input: process.stdin });
-lines.on('line', (line) => {
-  const [, ms, file] = line.split(' ');
-  profile(Number(ms), file);
+repeat(() => {
+  for (let i = 0; i < 100; i++) round();
 });
-lines.on('close', () => process.exit(0));
-
-turn();
-setTimeout(() => console.log('ready'), 2500);
