@@ -186,12 +186,13 @@ class _Copier:
     """The buffers of a sample, and the work on them while a thread cannot change its stack."""
 
     def __init__(self) -> None:
-        self._gather = vm.Gather(4 + MAX_FOLLOWED, 4)
+        self._gather = vm.Gather(4, 3)
+        self._followers: dict[int, vm.Gather] = {}
+        """By the size of the objects that they read: targets may be of different versions."""
         self._stack = vm.Buffer(_PADDING_BYTES + MAX_STACK_BYTES)
         self._red_zone = vm.Buffer(_RED_ZONE_BYTES)
         self._isolate = vm.Buffer(8)
         self._followed = vm.Buffer(8)
-        self._follow_size = 0
         self._pointers: list[int] = []
         self._read: list[tuple[int, int]] = []
         self.start = 0
@@ -206,9 +207,10 @@ class _Copier:
             self._isolate = vm.Buffer(isolate_size)
         if plan.follow_size * MAX_FOLLOWED > len(self._followed.bytes):
             self._followed = vm.Buffer(plan.follow_size * MAX_FOLLOWED)
-        if plan.follow_size != self._follow_size:
-            self._follow_size = plan.follow_size
-            self._gather.remote[9::2] = array("Q", [plan.follow_size] * MAX_FOLLOWED)
+        if plan.follow_size not in self._followers:
+            follower = vm.Gather(MAX_FOLLOWED, 1)
+            follower.remote[1::2] = array("Q", [plan.follow_size] * MAX_FOLLOWED)
+            self._followers[plan.follow_size] = follower
 
     def copy(self, sampled: _Sampled, thread: _Thread, sp: int) -> None:
         """Copy the stack from `sp` on, the red zone below it, and the isolate words.
@@ -274,14 +276,14 @@ class _Copier:
         if not found:
             return
         count = len(found)
-        gather, reader = self._gather, sampled.target.memory.reader
-        gather.remote[8 : 8 + 2 * count : 2] = array("Q", [word - tag for word in found])
         size = plan.follow_size
+        gather, reader = self._followers[size], sampled.target.memory.reader
+        gather.remote[0 : 2 * count : 2] = array("Q", [word - tag for word in found])
         first = 0
         while first < count:
-            gather.local[6] = self._followed.address + first * size
-            gather.local[7] = (count - first) * size
-            done = first + gather.read(reader, 3, 1, 4 + first, count - first) // size
+            gather.local[0] = self._followed.address + first * size
+            gather.local[1] = (count - first) * size
+            done = first + gather.read(reader, 0, 1, first, count - first) // size
             self._read.append((first, done))
             # The one at `done` cannot be read, or there is none.
             first = done + 1
