@@ -9,7 +9,8 @@ var vm = require('vm');
 Error.stackTraceLimit = Infinity;
 
 function say(text) {
-  var bytes = typeof Buffer.from === 'function' ? Buffer.from(text) : new Buffer(text);
+  // Node 4.0 has the Buffer.from of typed arrays.
+  var bytes = Buffer.alloc ? Buffer.from(text) : new Buffer(text);
   for (var at = 0; at < bytes.length;) at += fs.writeSync(1, bytes, at, bytes.length - at, null);
 }
 

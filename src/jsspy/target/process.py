@@ -27,9 +27,10 @@ from jsspy.target.elf import ElfFile
 from jsspy.target.maps import AddressSpace, Mapping, decode_maps
 from jsspy.target.memory import ProcessMemory
 
-_V8_SYMBOL = re.compile(rb"v8dbg_FirstNonstringType")
-"""Metadata for post-mortem debuggers, in every V8 that Node has shipped. Absent where an embedder
-builds V8 without it. Source: v8/tools/gen-postmortem-metadata.py."""
+_V8_SYMBOL = re.compile(rb"v8dbg_FirstNonstringType|_ZN2v82V810GetVersionEv")
+"""Metadata for post-mortem debuggers, which only the first of Node 0.10 lack, and embedders that
+build V8 without it; and v8::V8::GetVersion, which every V8 exports.
+Source: v8/tools/gen-postmortem-metadata.py; include/v8.h at 3.14.5 and 14.6.202."""
 
 _V8_MIN_TEXT = 2 << 20
 """Bytes of code below which a library is not searched: V8 has had more than twice that since

@@ -61,6 +61,7 @@ class RelocationEncoding(Enum):
     """V8 4.5 and earlier."""
     MODES = "the upper six bits of a byte are a mode"
     """V8 4.6 to 5.3."""
+    MODES_OF_5_0 = "as MODES, with other numbers"
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,10 +68,24 @@ _MAX_VARINT_SHIFT = 35
 _LONG_RECORD, _SHORT_DATA_RECORD = 3, 2
 _POSITION_TAGS = (1, 2)
 _EXTRA_PC_JUMP, _EXTRA_DATA, _EXTRA_POOL = 15, 14, 13
-_MODE_PC_JUMP = 21
-_MODES_OF_POSITIONS = (8, 9)
-_MODE_COMMENT = 7
-_MODES_WITH_INT = (1, 18, 19)
+
+
+class _Modes(NamedTuple):
+    """Numbers of RelocInfo::Mode that tell how a record goes on."""
+
+    comment: int
+    positions: tuple[int, int]
+    with_int: tuple[int, ...]
+    """Target with id, constant pool, veneer pool."""
+    pc_jump: int
+
+
+_MODES = {
+    RelocationEncoding.MODES: _Modes(7, (8, 9), (1, 18, 19), 21),
+    RelocationEncoding.MODES_OF_5_0: _Modes(6, (7, 8), (1, 16, 17), 19),
+}
+"""Source: src/assembler.h at 5.0.71 and 5.1.281, RelocInfo::Mode, by RelocModeName as compiled in
+4.6.85, 5.0.71 and 5.1.281."""
 
 
 class TranslatedFrame(NamedTuple):
@@ -148,7 +162,7 @@ def decode_relocation(data: bytes, encoding: RelocationEncoding, code_size: int)
             distance, delta = _read_short_tagged(reader, head >> 2)
             pc += distance
         else:
-            distance, delta = _read_mode(reader, head >> 2)
+            distance, delta = _read_mode(reader, head >> 2, _MODES[encoding])
             pc += distance
         if pc > code_size:
             raise MalformedData("relocation info", "it goes beyond the code")
@@ -174,16 +188,16 @@ def _read_short_tagged(reader: _Backwards, bits: int) -> tuple[int, int | None]:
     return reader.byte(), None
 
 
-def _read_mode(reader: _Backwards, mode: int) -> tuple[int, int | None]:
+def _read_mode(reader: _Backwards, mode: int, modes: _Modes) -> tuple[int, int | None]:
     """Read a long record of V8 4.6 to 5.3; return its distance, and the delta of a position."""
-    if mode == _MODE_PC_JUMP:
+    if mode == modes.pc_jump:
         return reader.jump(), None
     distance = reader.byte()
-    if mode in _MODES_OF_POSITIONS:
+    if mode in modes.positions:
         return distance, reader.integer(4)
-    if mode == _MODE_COMMENT:
+    if mode == modes.comment:
         reader.integer(8)
-    elif mode in _MODES_WITH_INT:
+    elif mode in modes.with_int:
         reader.integer(4)
     return distance, None
 

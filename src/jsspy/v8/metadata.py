@@ -38,7 +38,7 @@ from jsspy.v8.layout import (
 )
 from jsspy.v8.stripped import find_bytecode_sizes, find_isolate_tls
 
-_SCHEMA = 12
+_SCHEMA = 14
 """Raise it whenever a Layout of the same binary could come out differently than before."""
 
 _ISOLATE_TLS = "_ZN2v88internal18g_current_isolate_E"
@@ -517,10 +517,10 @@ def _derive_kinds(metadata: Constants) -> dict[int, CodeKind]:
     if baseline is None:
         kinds[metadata.need("code.kind.turbofan")] = CodeKind.TURBOFAN
         return kinds
-    kinds[baseline] = CodeKind.BASELINE
-    kinds[baseline + 1] = CodeKind.MAGLEV if metadata.version >= (10,) else CodeKind.TURBOFAN
-    kinds[baseline + 2] = CodeKind.TURBOFAN
-    return kinds
+    last = metadata.optional("code.kind.turbofan", None) or baseline + 2
+    between = CodeKind.MAGLEV if metadata.version >= (10,) else CodeKind.TURBOFAN
+    kinds |= dict.fromkeys(range(baseline + 1, last), between)
+    return kinds | {baseline: CodeKind.BASELINE, last: CodeKind.TURBOFAN}
 
 
 def _find_bytecode_data(metadata: Constants) -> int | None:

@@ -32,6 +32,7 @@ from jsspy.v8.code import CodeReader
 from jsspy.v8.function import FunctionReader, Script, SharedFunctionInfo
 from jsspy.v8.heap import Heap, is_heap_object, is_smi, smi_value
 from jsspy.v8.layout import CodeKind, Confidence, Layout, MarkerScheme
+from jsspy.v8.legacy import decode_relocation
 from jsspy.v8.metadata import MAKE_INTERPRETER_FRAME, SET_ROOT, count_pushes
 from jsspy.v8.stripped import PREFIX, builtin_symbols
 
@@ -139,6 +140,8 @@ def run_self_test(memory: Memory, v8: V8Binary, layout: Layout, isolate: int) ->
             ("code", test.check_code),
             ("frames", test.check_frames),
         ]
+    if layout.code.legacy is not None and layout.code.legacy.relocation_encoding is not None:
+        tried.append(("positions", test.check_relocation))
     checks = tuple(Check(name, *_try(check)) for name, check in tried)
     if any(check.passed is False for check in checks):
         confidence = Confidence.FAILED
@@ -315,6 +318,26 @@ class _Test:
             # It may lie at the end of a page.
             (data,) = self._memory.read_many([(obj - 1, min(8 * count, -(obj - 1) % 4096))])
         return [] if data is None else [w & ~2 for (w,) in struct.iter_unpack("<Q", data) if w & 1]
+
+    def check_relocation(self) -> _Finding:
+        """Look whether the positions in relocation info lie within their function."""
+        code, slot = self._layout.code, self._layout.objects.sfi_code
+        if slot is None or code.legacy is None or code.legacy.relocation_encoding is None:
+            return None, "functions do not say what their code is"
+        inside = 0
+        for function in self._functions[:_MAX_FUNCTIONS]:
+            own = self._heap.read_field(TaggedPtr(function.address), slot)
+            if self._heap.instance_type(own) != self._layout.types.code:
+                return False, f"the code of {function.name!r} is something else"
+            word = self._heap.read_field(TaggedPtr(own), code.position_table)
+            size = self._heap.read_field(TaggedPtr(own), code.instruction_size) & 0xFFFFFFFF
+            try:
+                table = self._heap.read_byte_array(TaggedPtr(word))
+                places = decode_relocation(table, code.legacy.relocation_encoding, size).values
+            except MalformedData:
+                continue  # the Code of a builtin that it shares with others
+            inside += bool(places) and all(function.start <= it <= function.end for it in places)
+        return inside >= _ENOUGH, f"{inside} functions have them within themselves"
 
     def check_bytecode(self) -> _Finding:
         """Look whether bytecodes have the sizes, and positions the places, that are believed."""
