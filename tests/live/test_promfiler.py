@@ -163,6 +163,27 @@ def test_the_application_outlives_us(
             time.sleep(0.05)
 
 
+@pytest.mark.parametrize("version", VERSION)
+def test_without_its_sampler_the_application_is_still_waited_for(
+    version: str, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", node_first(version))
+    with serving("promfiler", "-h", "127.0.0.1", "-p", "0", app, "one") as server:
+        assert server.process.stdout is not None
+        assert server.process.stderr is not None
+        assert server.process.stdout.readline() == "args one\n"
+        series = wait_samples(server)
+        os.kill(children(server.process.pid)[0], signal.SIGKILL)
+        assert "runs on without being sampled" in server.process.stderr.readline()
+        # What was sampled is still told, and signals are still the application's.
+        assert wait_samples(server).keys() >= series.keys()
+        server.process.send_signal(signal.SIGUSR2)
+        assert server.process.stdout.readline() == "usr2\n"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 1
+        assert "the sampler was ended by SIGKILL" in server.process.stderr.read()
+
+
 def children(pid: int) -> list[int]:
     # Children belong to the thread that started them.
     lists = Path(f"/proc/{pid}/task").glob("*/children")

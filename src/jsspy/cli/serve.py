@@ -343,6 +343,11 @@ async def _run(
         output.note(f"Serving {address}{where}")
         while not stopped.done() and collector.is_running():
             await asyncio.wait([stopped], timeout=_POLL_S)
+        if not stopped.done() and (pid := collector.orphan()) is not None:
+            # Of a container that we are the first process of, the end would be the command's, too.
+            output.note(f"jsspy: the sampler is gone; process {pid} runs on without being sampled")
+            while collector.orphan() is not None:
+                await asyncio.wait([stopped], timeout=_POLL_S)
     return stopped.result() if stopped.done() else None
 
 

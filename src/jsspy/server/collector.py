@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -190,6 +190,30 @@ class Collector:
         """Pass a signal on to the sampler, which passes it on to the command that it started."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
+        elif (pid := self.orphan()) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def orphan(self) -> int | None:
+        """Return the pid of the command if it runs on although its sampler is gone.
+
+        In a container that we are the first process of it is our child by then, and its exit code
+        can be had.
+        """
+        ended = self.ended
+        if ended is None or ended.command_status is not None or not self.sampling.command:
+            return None
+        if not self.state.targets:
+            return None
+        pid = int(self.state.targets[0]["pid"])
+        try:
+            waited, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return pid if Path(f"/proc/{pid}").exists() else None
+        if waited:
+            self.ended = replace(ended, command_status=os.waitstatus_to_exitcode(status))
+            return None
+        return pid
 
     def is_running(self) -> bool:
         """Say whether the sampler still runs."""
