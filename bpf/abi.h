@@ -19,6 +19,9 @@ typedef unsigned long long u64;
 #define MAX_KERNEL_FRAMES 127
 #define RED_ZONE_BYTES 128
 #define MAX_THREADS 4096
+#define MAX_COUNTED 16384 /* stacks */
+#define MAX_COUNTED_FRAMES 200 /* larger stacks are not counted but sent each time */
+#define MAX_COUNTED_WORDS 600 /* of raw stack */
 #define MAX_PLANS 256
 #define WINDOW_BYTES 72 /* read around each fp: [fp - 40, fp + 32) */
 #define WINDOW_BELOW 40
@@ -39,9 +42,11 @@ struct plan {
 	u32 marker_word; /* the word that tells entry frames, likewise */
 	u32 follow_word; /* offset of the word that is read from a followed object */
 	s32 follow_registers[2]; /* index into regs; -1: unused */
-	u32 pad;
+	u32 is_counting; /* send each stack once and count it from then on */
+	u64 code_starts[4]; /* where code is; unused ones have no size */
+	u64 code_sizes[4];
 };
-_Static_assert(sizeof(struct plan) == 144, "struct plan");
+_Static_assert(sizeof(struct plan) == 208, "struct plan");
 
 /* Value of the array `threads`; the index is the cookie of the thread's event. */
 struct thread {
@@ -86,12 +91,13 @@ struct header {
 	u32 pieces;
 	u32 kernel_bytes;
 	u32 isolate_bytes; /* 0 if they could not be read */
+	u64 key; /* in `counts`, where this stack is counted from now on; 0: it is not */
 	u64 regs[21]; /* struct pt_regs */
 	u64 followed[2]; /* what follow_registers lead to; 0: nothing */
 	u8 isolate[2 * MAX_ISOLATE_BYTES]; /* both windows back to back */
 	u8 red_zone[RED_ZONE_BYTES]; /* right below rsp */
 };
-_Static_assert(sizeof(struct header) == 32 + 168 + 16 + 512 + 128, "struct header");
+_Static_assert(sizeof(struct header) == 40 + 168 + 16 + 512 + 128, "struct header");
 
 #define COMPLETE 1u /* the walk ended at the outermost entry frame */
 #define TOO_DEEP 2u /* more frames or bridges than a record holds */
@@ -140,14 +146,16 @@ struct scratch {
 	u64 end[MAX_PIECES];
 	u64 piece; /* that comes next */
 	u64 offset; /* in data, where it goes */
+	u64 key; /* being made */
 	u32 crossed;
 	u32 in_kernel;
 };
-_Static_assert(sizeof(struct scratch) == 856 + 299024 + 115200 + 1024 + 24 + 40 + 512 + 16 + 8, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 864 + 299024 + 115200 + 1024 + 24 + 40 + 512 + 16 + 16, "struct scratch");
 
 /* Indexes of the program array `steps`. */
 #define STEP_WALK 0u
 #define STEP_FINISH 1u
+#define STEP_SEND 2u
 
 /* Indexes of the per-CPU array `stats`. */
 #define STAT_SAMPLES 0u /* the event struck */

@@ -32,7 +32,9 @@
 struct pt_regs {
 	u64 words[21];
 };
+#define REG_R15 0
 #define REG_RBP 4
+#define REG_R9 8
 #define REG_RIP 16
 #define REG_CS 17
 #define REG_RSP 19
@@ -57,7 +59,7 @@ static void *(*task_pt_regs)(void *task) = (void *)175;
 #define RING_NO_WAKEUP 1 /* user space polls */
 
 /* Maps: the loader creates them and puts their descriptors here. */
-extern u32 plans, threads, scratch, steps, ring, stats, naps, tasks;
+extern u32 plans, threads, scratch, steps, ring, stats, naps, tasks, counts;
 
 /* Keep the compiler from forgetting that a bound was checked, or from checking something else. */
 #define OPAQUE(x) asm volatile("" : "+r"(x))
@@ -89,32 +91,31 @@ INLINE int load_window(struct scratch *st, u64 fp, u64 stack_end)
 {
 	u64 first = fp - WINDOW_BELOW;
 	u64 at = first - st->chunk_start;
-	if (at <= CHUNK_BYTES - WINDOW_BYTES && at + WINDOW_BYTES <= st->chunk_size) {
-		st->window = at / 8;
-		return 1;
+	if (at > CHUNK_BYTES - WINDOW_BYTES || at + WINDOW_BYTES > st->chunk_size) {
+		u64 size = stack_end - first;
+		if (size > CHUNK_BYTES)
+			size = CHUNK_BYTES;
+		if (size < WINDOW_BYTES)
+			size = WINDOW_BYTES;
+		OPAQUE(size);
+		if (size > CHUNK_BYTES)
+			return 0;
+		st->chunk_start = first;
+		st->chunk_size = size;
+		if (probe_read_user(st->chunk, size, (void *)first)) {
+			st->chunk_size = WINDOW_BYTES;
+			if (probe_read_user(st->chunk, WINDOW_BYTES, (void *)first))
+				st->chunk_size = 0;
+		}
+		at = 0;
 	}
-	u64 size = stack_end - first;
-	if (size > CHUNK_BYTES)
-		size = CHUNK_BYTES;
-	if (size < WINDOW_BYTES)
-		size = WINDOW_BYTES;
-	OPAQUE(size);
-	if (size > CHUNK_BYTES)
-		return 0;
-	if (probe_read_user(st->chunk, size, (void *)first)) {
-		size = WINDOW_BYTES;
-		if (probe_read_user(st->chunk, WINDOW_BYTES, (void *)first))
-			size = 0;
-	}
-	st->chunk_start = first;
-	st->chunk_size = size;
-	st->window = 0;
-	return size != 0;
+	st->window = at / 8;
+	return FRESH(st->chunk_size) != 0;
 }
 
 INLINE u64 window_word(struct scratch *st, u32 index)
 {
-	u64 i = st->window + index;
+	u64 i = FRESH(st->window) + index;
 	OPAQUE(i);
 	if (i >= CHUNK_BYTES / 8)
 		return 0;
@@ -253,6 +254,91 @@ int walk(void *context)
 	return 0;
 }
 
+/* The hash is in memory for the verifier's sake: see FRESH. */
+INLINE void mix(struct scratch *st, u64 word)
+{
+	u64 hash = (FRESH(st->key) ^ word) * 0x9e3779b97f4a7c15ull;
+	FRESH(st->key) = hash ^ hash >> 29;
+}
+
+INLINE int is_code(struct plan *plan, u64 word)
+{
+	return word - plan->code_starts[0] < plan->code_sizes[0] ||
+	       word - plan->code_starts[1] < plan->code_sizes[1] ||
+	       word - plan->code_starts[2] < plan->code_sizes[2] ||
+	       word - plan->code_starts[3] < plan->code_sizes[3];
+}
+
+/* All that the names of a stack can depend on, as one number; 0: too large, or code where we know
+ * of none. Of raw stack that is each word which may be a return address: other words differ from
+ * sample to sample, and names do not follow from them. */
+INLINE u64 make_key(struct scratch *st, struct plan *plan)
+{
+	u64 n = st->header.frames;
+	u64 pieces_at = n * (sizeof(struct row) + sizeof(struct slots));
+	u64 *regs = st->header.regs;
+	if (!n || n > MAX_COUNTED_FRAMES || st->offset - pieces_at > 8 * MAX_COUNTED_WORDS)
+		return 0;
+	st->piece = pieces_at;
+	if (st->in_kernel == 0 && !is_code(plan, regs[REG_RIP]))
+		return 0;
+	st->key = st->header.thread;
+	mix(st, regs[REG_RIP]);
+	mix(st, st->slots[0].fp - regs[REG_RSP]);
+	mix(st, st->header.flags);
+	struct row *rows = (struct row *)st->data;
+	if (!st->leaf_end) {
+		/* In V8's own code: the function that is being entered, and how far the interpreter is. */
+		mix(st, st->header.followed[0]);
+		mix(st, st->header.followed[1]);
+		if (rows->detail) {
+			mix(st, regs[REG_R9]);
+			mix(st, regs[REG_R15]);
+		}
+		mix(st, st->slots[0].words[2]);
+	}
+	for (u64 i = 0; i < 2 * MAX_ISOLATE_BYTES / 8; i++) {
+		if (8 * i >= FRESH(st->header.isolate_bytes))
+			break;
+		mix(st, ((u64 *)st->header.isolate)[i]);
+	}
+	for (u64 i = 0; i < MAX_COUNTED_FRAMES; i++) {
+		if (i >= FRESH(st->header.frames))
+			break;
+		if (i && rows[i].pc && !is_code(plan, rows[i].pc))
+			return 0;
+		mix(st, i ? rows[i].pc : 0);
+		mix(st, rows[i].identity);
+		mix(st, rows[i].detail);
+	}
+	for (u64 i = 0; i < MAX_COUNTED_WORDS; i++) {
+		u64 at = FRESH(st->piece) + 8 * i;
+		if (at >= FRESH(st->offset) || at > DATA_BYTES)
+			break;
+		u64 word = *(u64 *)(st->data + (at & ~7ull));
+		if (is_code(plan, word))
+			mix(st, word);
+	}
+	for (u64 i = 0; i < MAX_KERNEL_FRAMES; i++) {
+		u64 at = FRESH(st->offset) + 8 * i;
+		if (8 * i >= FRESH(st->header.kernel_bytes) || at > DATA_BYTES + MAX_PIECE_BYTES)
+			break;
+		mix(st, *(u64 *)(st->data + (at & ~7ull)));
+	}
+	return FRESH(st->key) | 1;
+}
+
+/* Count a stack. Returns 1 if it has been sent before. */
+INLINE int is_counted(u64 key)
+{
+	u64 *value = map_lookup(&counts, &key);
+	if (value) {
+		__sync_fetch_and_add(value, 1);
+		return 1;
+	}
+	return 0;
+}
+
 /* Copy the pieces behind the rows and send the record. */
 SEC("perf_event/finish")
 int finish(void *context)
@@ -341,12 +427,47 @@ int finish(void *context)
 	if (kernel < 0)
 		kernel = 0;
 	st->header.kernel_bytes = kernel;
-	u64 size = sizeof(struct header) + offset + kernel;
+	st->offset = offset;
+	tail_call(context, &steps, STEP_SEND);
+	return 0;
+}
+
+/* Send the record, or count it if it is as one that was sent. */
+SEC("perf_event/send")
+int send(void *context)
+{
+	(void)context;
+	u32 cpu = get_smp_processor_id();
+	struct scratch *st = map_lookup(&scratch, &cpu);
+	if (!st)
+		return 0;
+	u32 index = st->header.thread;
+	struct thread *thread = map_lookup(&threads, &index);
+	if (!thread)
+		return 0;
+	index = thread->plan;
+	struct plan *plan = map_lookup(&plans, &index);
+	if (!plan)
+		return 0;
+	st->header.key = 0;
+	if (plan->is_counting && !(st->header.flags & SWITCHED)) {
+		u64 key = make_key(st, plan);
+		if (key && is_counted(key))
+			return 0;
+		u64 none = 0;
+		if (key && !map_update(&counts, &key, &none, 0))
+			st->header.key = key;
+	}
+	u64 size = sizeof(struct header) + st->offset + st->header.kernel_bytes;
 	OPAQUE(size);
 	if (size > sizeof(struct header) + sizeof(st->data))
 		return 0;
-	if (ringbuf_output(&ring, st, size, RING_NO_WAKEUP))
+	if (ringbuf_output(&ring, st, size, RING_NO_WAKEUP)) {
 		count(STAT_RING_FULL);
+		u64 key = st->header.key;
+		if (key)
+			map_delete(&counts, &key);
+	}
 	return 0;
 }
 

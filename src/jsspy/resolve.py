@@ -15,6 +15,7 @@ from jsspy.model.capture import (
     CapturePlan,
     FrameChain,
     RawFrame,
+    RepeatedChain,
     ResolvedChain,
     StackSnapshot,
     StoppedReader,
@@ -85,6 +86,9 @@ _NO_EXTERNAL_STATE_SINCE = (12, 0)
 
 _NO_PLAN = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
 
+_MAX_REPEATABLE = 1 << 16
+"""More than an engine counts at a time."""
+
 _MAX_TRIES = 4
 """How often a stack is done again because something that was remembered had changed."""
 
@@ -140,6 +144,8 @@ class Resolver:
         )
         self._learn_ns: dict[int, int] = {}
         """Isolate -> when it was last looked at."""
+        self._repeatable: dict[tuple[int, int], Sample] = {}
+        """Stacks that an engine counts, by thread and key."""
         self._unknown_frames = 0
         self._async = None
         self._awaiting = None
@@ -189,8 +195,13 @@ class Resolver:
         except ProcessExited:
             # What its stack names can no longer be read.
             return LossReason.THREAD_GONE
-        if isinstance(result, Sample) and (reason := result.stack.truncated) is not None:
-            self.truncated[reason] = self.truncated.get(reason, 0) + 1
+        if isinstance(result, Sample):
+            if (reason := result.stack.truncated) is not None:
+                self.truncated[reason] = self.truncated.get(reason, 0) + 1
+            if isinstance(raw.capture, FrameChain) and raw.capture.key:
+                if len(self._repeatable) >= _MAX_REPEATABLE:
+                    del self._repeatable[next(iter(self._repeatable))]
+                self._repeatable[raw.tid, raw.capture.key] = result
         return result
 
     def _resolve(self, raw: RawSample) -> Sample | LossReason:
@@ -223,6 +234,11 @@ class Resolver:
                 if capture.too_deep:
                     truncation = Truncation.TOO_DEEP
                 followed, registers = snapshot.followed, capture.registers
+            case RepeatedChain():
+                known_sample = self._repeatable.get((raw.tid, capture.key))
+                if known_sample is None:
+                    return LossReason.UNRESOLVED
+                return known_sample._replace(weight_ns=raw.weight_ns)
             case ResolvedChain():
                 return self._sample(raw, list(capture.frames), None, VmState.UNKNOWN)
             case _:

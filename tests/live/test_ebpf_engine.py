@@ -37,8 +37,6 @@ from recorded import record, require
 from running import environment
 from truth import Site, difference
 
-pytestmark = pytest.mark.soak
-
 LATEST = "22.23.3"
 NATIVE_LEAVES = ("json", "crypto", "zlib", "fs", "gc")
 SCENARIOS = (
@@ -259,17 +257,24 @@ def test_the_end_of_a_target_ends_the_samples() -> None:
         assert engine.stats.requested == seen + sum(engine.stats.lost.values())
 
 
-def test_exec_and_children_are_left_alone() -> None:
-    program = """
+def test_exec_and_children_are_left_alone(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    program = (
+        f"const seen = '{seen}';"
+        """
     const { execFileSync } = require('child_process');
     console.log('ready');
-    const end = Date.now() + 5000;
-    while (Date.now() < end) execFileSync(process.execPath, ['-e', '0']);
+    while (!require('fs').existsSync(seen)) execFileSync(process.execPath, ['-e', '0']);
     process.execve ? process.execve('/bin/sleep', ['sleep', '60']) : 0;
     """
+    )
     with nodes.running("26.10.0", program) as process:
         with sampling(process.pid) as (engine, _):
-            samples = [sample for batch in engine.samples() for sample in batch]
+            samples: list[RawSample] = []
+            for batch in engine.samples():
+                samples += batch
+                if len(samples) > 20:
+                    seen.touch()
         assert {sample.pid for sample in samples} == {Pid(process.pid)}
         assert {int(sample.tid) for sample in samples} == {process.pid}
         assert process.process.poll() is None
@@ -339,6 +344,36 @@ def test_time_off_the_cpu_has_no_running_threads() -> None:
         # Where the machine is busy turns are longer.
         expected = share * MODES_S * 1e9
         assert 0.65 * expected < weights[name][state] < 1.1 * expected, weights
+
+
+def test_counts_are_those_of_single_samples() -> None:
+    """Weights by function, counted in the kernel and not; counted ones take fewer samples."""
+    shares, rows, weights = [], [], []
+    with nodes.running(LATEST, nodes.TARGETS / "steady.js") as process:
+        require(EbpfEngine, process.pid)
+        for is_counting in (True, False):
+            engine = EbpfEngine(999)
+            if is_counting:
+                engine.count_stacks()
+            with Recorder(engine) as recorder:
+                recorder.add(process.pid)
+                for _ in recorder.run(duration_ns=30_000_000_000):
+                    weight = sum(recorder.profile.weight)
+                    if weight >= 1_500_000_000:
+                        break
+            profile = recorder.profile
+            inner: Counter[str] = Counter()
+            for index, row in enumerate(profile.stack):
+                names = [f.name for f in profile.iter_frames(row) if f.kind is FrameKind.JS]
+                inner[names[0] if names else ""] += profile.weight[index]
+            shares.append({name: count / weight for name, count in inner.items()})
+            rows.append(len(profile))
+            weights.append(weight // engine.period_ns)
+    assert rows[1] == weights[1]
+    assert rows[0] < 0.9 * weights[0], (rows, weights)
+    for name in shares[0].keys() | shares[1].keys():
+        one, two = shares[0].get(name, 0.0), shares[1].get(name, 0.0)
+        assert abs(one - two) <= 5 * (2 * max(one, two) / 1500) ** 0.5 + 0.03, shares
 
 
 def test_heartbeat_of_an_idle_target() -> None:

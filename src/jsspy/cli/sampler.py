@@ -23,6 +23,7 @@ from jsspy.cli.discovery import Discovery
 from jsspy.cli.engines import make_engine
 from jsspy.cli.interrupts import reaches_our_group
 from jsspy.cli.started import StartedCommand
+from jsspy.engines.base import CountingEngine
 from jsspy.errors import JsspyError, PermissionDenied, ProcessExited, ProcessNotFound
 from jsspy.model.mode import NativeFrames
 from jsspy.model.profile import Profile, ProfileMeta
@@ -34,6 +35,9 @@ from jsspy.target.process import Target
 
 BLOCK_NS = 1_000_000_000
 """How often what was sampled is sent."""
+
+_COUNTED_FROM_HZ = 200
+"""Below that few stacks come twice in a second: to send each costs as little."""
 
 _WAIT_S = 0.05
 """How often we look around while there is nothing to sample."""
@@ -137,7 +141,10 @@ class _Sampler:
             wait=self._discovery is not None,
             max_overhead=sampling.max_overhead,
         )
-        recorder = Recorder(make_engine(sampling.engine, sampling.pids, sampling.rate_hz), options)
+        engine = make_engine(sampling.engine, sampling.pids, sampling.rate_hz)
+        if sampling.rate_hz >= _COUNTED_FROM_HZ and isinstance(engine, CountingEngine):
+            engine.count_stacks()
+        recorder = Recorder(engine, options)
         recorder.companions.append(os.getppid())
         if self._discovery is not None:
             recorder.companions.append(self._discovery.pid)

@@ -50,6 +50,18 @@ class StoppingEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class CountingEngine(Protocol):
+    """An engine that can count equal stacks where it takes them, instead of handing out each."""
+
+    def count_stacks(self) -> None:
+        """Hand out a stack when it is met and, once a second, the weight of all that equal it.
+
+        To be called before the first target is set. What was counted of one stack is one sample.
+        """
+        ...
+
+
 class Engine(ABC):
     """Copies stacks out of one or more targets at a steady rate. Used inside `with engine:`.
 

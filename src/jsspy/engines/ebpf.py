@@ -27,6 +27,7 @@ from jsspy.engines.base import Availability, Engine
 from jsspy.engines.ebpf_kernel import (
     COMPLETE,
     HEADER,
+    MAX_CODE_AREAS,
     MAX_PLANS,
     MAX_THREADS,
     NAP_DEAD,
@@ -54,6 +55,7 @@ from jsspy.model.capture import (
     CapturePlan,
     FrameChain,
     Registers,
+    RepeatedChain,
     ThreadPlan,
 )
 from jsspy.model.mode import Mode
@@ -79,14 +81,21 @@ _MIN_RING_BYTES: Final = 4 << 20
 _RING_SECONDS: Final = 0.5
 _TYPICAL_RECORD_BYTES: Final = 12 << 10
 
+_DRAIN_NS: Final = 1_000_000_000
+"""How often counts are taken from the kernel. For so long a stack keeps the names it had."""
+
+_AREA_BYTES: Final = 1 << 32
+_USER_END: Final = 1 << 47
+
 _MAX_NAPS_HZ: Final = 250
 """Stacks per second and thread that are taken as it leaves its CPU. Of more switches a share that
 is drawn by lot stands for all."""
 
 _MAX_SKIP: Final = 1 << 16
 
-_REGISTERS: Final = slice(7, 28)
-_ORIG_RAX: Final = 7 + Registers._fields.index("orig_rax")
+_KEY: Final = 7
+_REGISTERS: Final = slice(8, 29)
+_ORIG_RAX: Final = 8 + Registers._fields.index("orig_rax")
 """Fields of a header."""
 
 _NO_PLAN: Final = CapturePlan(0, 0, (), -8, (), (), -16, 0, ())
@@ -155,6 +164,7 @@ class _Sampled:
         self.target = target
         self.plan: CapturePlan | None = None
         self.plan_index = plan_index
+        self.code: tuple[tuple[int, int], ...] = ()
         self.threads: dict[Tid, _Thread] = {}
 
 
@@ -185,6 +195,13 @@ class EbpfEngine(Engine):
         self._free_plans = deque(range(MAX_PLANS))
         self._delivered = 0
         self._naps = Naps()
+        self._is_counting = False
+        self._counted: dict[int, RawSample] = {}
+        """Stacks that the program counts, by key."""
+
+    def count_stacks(self) -> None:
+        """Count equal stacks in the kernel; see `CountingEngine`."""
+        self._is_counting = True
 
     def set_rate(self, rate_hz: float) -> None:
         """Take so many samples per second from now on; see `Engine.set_rate`."""
@@ -255,8 +272,9 @@ class EbpfEngine(Engine):
             sampled = self._targets[target.pid] = _Sampled(target, self._free_plans.popleft())
         sampled.target = target
         if sampled.plan != plan:
-            kernel.plans.update(sampled.plan_index, encode_plan(plan))
             sampled.plan = plan
+            sampled.code = self._find_code(target)
+            kernel.plans.update(sampled.plan_index, encode_plan(plan, sampled.code))
         wanted = {thread.tid: thread for thread in threads}
         for tid in [tid for tid in sampled.threads if tid not in wanted]:
             self._retire(sampled.threads.pop(tid))
@@ -267,6 +285,44 @@ class EbpfEngine(Engine):
             elif thread.plan != thread_plan:
                 thread.plan = thread_plan
                 self._describe(kernel, sampled, thread)
+
+    def _find_code(self, target: Target) -> tuple[tuple[int, int], ...]:
+        """Return where code is or will be; nothing if stacks are not counted.
+
+        Code that a program begins with may lie below 4 GiB, as many other numbers do. Where V8 and
+        libraries put theirs it is taken by the 4 GiB.
+        """
+        if not self._is_counting:
+            return ()
+        low = [0, 0]
+        areas = set()
+        for mapping in target.address_space().mappings:
+            if mapping.is_executable and mapping.start < _USER_END:
+                if mapping.end <= _AREA_BYTES:
+                    low = [low[0] or mapping.start, mapping.end]
+                else:
+                    areas.add(mapping.start & -_AREA_BYTES)
+                    areas.add(mapping.end - 1 & -_AREA_BYTES)
+        found = [(start, _AREA_BYTES) for start in sorted(areas)]
+        if low[1]:
+            found.append((low[0], low[1] - low[0]))
+        return tuple(found) if len(found) <= MAX_CODE_AREAS else ()
+
+    def _drain(self, kernel: Kernel, batch: list[RawSample]) -> None:
+        """Add what was counted to a batch; begin anew to send stacks."""
+        for key, sample in self._counted.items():
+            count = kernel.take_count(key)
+            if count:
+                capture = RepeatedChain(key)
+                weight_ns = count * sample.weight_ns
+                batch.append(sample._replace(weight_ns=weight_ns, capture=capture))
+        self._counted.clear()
+        for sampled in self._targets.values():
+            code = self._find_code(sampled.target)
+            if sampled.plan is not None and code != sampled.code:
+                sampled.code = code
+                plan = encode_plan(sampled.plan, code)
+                kernel.plans.update(sampled.plan_index, plan)
 
     def _describe(self, kernel: Kernel, sampled: _Sampled, thread: _Thread) -> None:
         isolate, stack_end = thread.plan.isolate, thread.plan.stack_end
@@ -321,16 +377,20 @@ class EbpfEngine(Engine):
         """Yield what the ring holds; see `Engine.samples`."""
         clock = time.monotonic_ns
         beat = clock() + _HEARTBEAT_NS
+        drain = clock() + _DRAIN_NS
         while self._targets and self._kernel is not None:
             retired = len(self._retired)
             now = clock()
             records = self._kernel.ring.read(_BATCH)
             is_empty = len(records) < _BATCH
-            if is_empty:
-                self._forget(retired)
             batch: list[RawSample] = []
             for record in records:
                 self._take(record, batch)
+            if self._is_counting and is_empty and (retired or now >= drain):
+                drain = now + _DRAIN_NS
+                self._drain(self._kernel, batch)
+            if is_empty:
+                self._forget(retired)
             if is_empty:
                 # Who had woken before `now` would have said so in a record.
                 batch += self._naps.tell(now)
@@ -361,6 +421,8 @@ class EbpfEngine(Engine):
         if thread is None:
             return
         sample = self._decode(record, fields, thread)
+        if fields[_KEY]:
+            self._counted[fields[_KEY]] = sample
         if self.mode is Mode.CPU:
             batch.append(sample)
             return
@@ -468,15 +530,16 @@ class EbpfEngine(Engine):
         capture = FrameChain(
             Registers(*fields[_REGISTERS], *_OTHER_REGISTERS),
             plan.isolate,
-            fields[30][:isolate_bytes],
+            fields[31][:isolate_bytes],
             thread.stack_end,
             rows,
             slots,
             tuple(copied),
-            fields[28:30],
+            fields[29:31],
             bool(flags & COMPLETE),
             bool(flags & TOO_DEEP),
-            fields[31] if flags & RED_ZONE else b"",
+            fields[32] if flags & RED_ZONE else b"",
+            fields[_KEY],
         )
         return RawSample(
             thread.pid,
@@ -499,6 +562,11 @@ class EbpfEngine(Engine):
 
     def close(self) -> None:
         """Detach and unload everything."""
+        if self._kernel is not None:
+            counted = sum(map(self._kernel.take_count, self._counted))
+            self._counted.clear()
+            if counted:
+                self.stats.lose(LossReason.LATE, counted)
         self._account()
         for pid in tuple(self._targets):
             self.remove_target(pid)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,28 +20,34 @@ OBJECT: Final = Path(__file__).with_name("walk.bpf.o")
 # abi.h
 MAX_THREADS: Final = 4096
 MAX_PLANS: Final = 256
+MAX_COUNTED: Final = 16384
+MAX_CODE_AREAS: Final = 4
 MAX_ISOLATE_BYTES: Final = 256
 RED_ZONE_BYTES: Final = 128
 WINDOW_BYTES: Final = 72
 WINDOW_BELOW: Final = 40
-SCRATCH_BYTES: Final = 416_704
-PLAN: Final = struct.Struct("<4Q3Q2I2I4i4i5III2iI")
+SCRATCH_BYTES: Final = 416_720
+PLAN: Final = struct.Struct("<4Q3Q2I2I4i4i5III2iI8Q")
 THREAD: Final = struct.Struct("<2QIIQ")
 NAP: Final = struct.Struct("<2QIHH")
 WAKE: Final = struct.Struct("<2Q2I")
-HEADER: Final = struct.Struct(f"<Q6I21Q2Q{2 * MAX_ISOLATE_BYTES}s{RED_ZONE_BYTES}s")
+HEADER: Final = struct.Struct(f"<Q6IQ21Q2Q{2 * MAX_ISOLATE_BYTES}s{RED_ZONE_BYTES}s")
 PIECE: Final = struct.Struct("<2Q")
 COMPLETE, TOO_DEEP, RED_ZONE, SWITCHED = 1, 2, 4, 8
 NAP_PREEMPTED, NAP_DEAD, SWITCH_COOKIE = 0x8000, 0x80, 0x10000
 _ABI: Final = struct.pack("<3I", HEADER.size, SCRATCH_BYTES, PLAN.size)
-STEP_WALK, STEP_FINISH = 0, 1
+STEP_WALK, STEP_FINISH, STEP_SEND = 0, 1, 2
 STAT_SAMPLES, STAT_RING_FULL, STAT_NO_USER, STAT_COUNT = 0, 1, 2, 3
 
 _NO_MARKER: Final = (1 << 64) - 1
 
 
-def encode_plan(plan: CapturePlan) -> bytes:
+def encode_plan(plan: CapturePlan, code: Sequence[tuple[int, int]] = ()) -> bytes:
     """Return a plan as the program in the kernel reads it.
+
+    Args:
+        plan: The plan.
+        code: Where code is, start and size, if stacks are to be counted.
 
     Raises:
         ValueError: It asks for more than a record has room for.
@@ -61,7 +67,9 @@ def encode_plan(plan: CapturePlan) -> bytes:
         *map(_window_index, slots),
         *(_window_index(plan.marker_slot), plan.follow_word),
         *_fill(registers, 2, -1),
-        0,
+        bool(code),
+        *_fill([start for start, _ in code], MAX_CODE_AREAS, 0),
+        *_fill([size for _, size in code], MAX_CODE_AREAS, 0),
     )
 
 
@@ -110,12 +118,13 @@ class Kernel:
             self.threads = self._map(bpf.MapType.ARRAY, THREAD.size, MAX_THREADS, "threads")
             cpus = bpf.possible_cpus()
             scratch = self._map(bpf.MapType.ARRAY, SCRATCH_BYTES, cpus, "scratch")
-            steps = self._map(bpf.MapType.PROG_ARRAY, 4, 2, "steps")
+            steps = self._map(bpf.MapType.PROG_ARRAY, 4, 3, "steps")
             ring = self._map(bpf.MapType.RINGBUF, 0, ring_bytes, "ring")
             self.stats = self._map(bpf.MapType.PERCPU_ARRAY, 8, STAT_COUNT, "stats")
             self._naps = self._map(bpf.MapType.ARRAY, NAP.size, MAX_THREADS, "naps")
             # Threads of ours, found by the task that the scheduler switches to.
             self._tasks = self._map(bpf.MapType.HASH, 4, MAX_THREADS, "tasks")
+            self._counts = self._map(bpf.MapType.HASH, 8, MAX_COUNTED, "counts")
             maps = {
                 "plans": self.plans.fd,
                 "threads": self.threads.fd,
@@ -125,8 +134,9 @@ class Kernel:
                 "stats": self.stats.fd,
                 "naps": self._naps.fd,
                 "tasks": self._tasks.fd,
+                "counts": self._counts.fd,
             }
-            for step, name in ((STEP_WALK, "walk"), (STEP_FINISH, "finish")):
+            for step, name in ((STEP_WALK, "walk"), (STEP_FINISH, "finish"), (STEP_SEND, "send")):
                 program = self._program(code, name, maps)
                 steps.update(step, struct.pack("<I", program.fd))
             self.program = self._program(code, "sample", maps)
@@ -155,6 +165,11 @@ class Kernel:
         """Return a counter, summed over all CPUs."""
         values = self.stats.lookup(index)
         return sum(struct.unpack(f"<{len(values) // 8}Q", values))
+
+    def take_count(self, key: int) -> int:
+        """Return how often a stack came again since it was sent; it will be sent anew."""
+        value = self._counts.take(key)
+        return int.from_bytes(value, "little") if value is not None else 0
 
     def nap(self, index: int) -> Nap:
         """Return what is kept of a thread's naps; of none all is 0."""

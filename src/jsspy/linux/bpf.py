@@ -32,7 +32,7 @@ from jsspy.linux import libc
 _NR_BPF: Final = {"x86_64": 321}.get(platform.machine(), 321)
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD = 0, 1, 2, 3, 5
-_RAW_TRACEPOINT_OPEN, _LINK_CREATE, _ENABLE_STATS = 17, 28, 32
+_RAW_TRACEPOINT_OPEN, _MAP_TAKE, _LINK_CREATE, _ENABLE_STATS = 17, 21, 28, 32
 
 _ATTACH_PERF_EVENT: Final = 41
 
@@ -173,6 +173,16 @@ class Map(_Descriptor):
         attributes = struct.pack("<IIQQQ", self.fd, 0, _address(key), _address(data), 0)
         _bpf(_MAP_LOOKUP, attributes, "read a BPF map")
         return data.raw[: self._size]
+
+    def take(self, key: int) -> bytes | None:
+        """Delete an element of a hash and return it; None if it is not there."""
+        data, value = _buffer(self._key.pack(key)), _buffer(bytes(self._size))
+        attributes = struct.pack("<IIQQQ", self.fd, 0, _address(data), _address(value), 0)
+        try:
+            _bpf(_MAP_TAKE, attributes, "take from a BPF map")
+        except Refused:
+            return None
+        return value.raw[: self._size]
 
     def delete(self, key: int) -> None:
         """Delete an element of a hash, if it is there."""

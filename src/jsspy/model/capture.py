@@ -196,6 +196,15 @@ class FrameChain(NamedTuple):
     """There are more frames than the engine walks."""
     red_zone: bytes = b""
     """As in `StackSnapshot`."""
+    key: int = 0
+    """If not 0: a `RepeatedChain` may follow that means the very same stack."""
+
+
+class RepeatedChain(NamedTuple):
+    """A stack that was sent before, and was only counted since."""
+
+    key: int
+    """Of the `FrameChain`, the last one of its target that had it."""
 
 
 ROW: Final = Struct("<3Q")
@@ -208,4 +217,4 @@ class ResolvedChain(NamedTuple):
     frames: tuple[Frame, ...]
 
 
-Capture = StackSnapshot | FrameChain | ResolvedChain
+Capture = StackSnapshot | FrameChain | RepeatedChain | ResolvedChain

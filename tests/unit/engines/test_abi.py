@@ -30,6 +30,7 @@ SIZES: dict[str, int] = {
 CONSTANTS = {
     "MAX_THREADS": ebpf.MAX_THREADS,
     "MAX_PLANS": ebpf.MAX_PLANS,
+    "MAX_COUNTED": ebpf.MAX_COUNTED,
     "MAX_ISOLATE_BYTES": ebpf.MAX_ISOLATE_BYTES,
     "WINDOW_BYTES": ebpf.WINDOW_BYTES,
     "WINDOW_BELOW": ebpf.WINDOW_BELOW,
@@ -56,7 +57,7 @@ FIELDS: dict[str, tuple[Struct, list[tuple[str, str]]]] = {
             *(("isolate_start", "2I"), ("isolate_size", "2I")),
             *(("exit_slots", "4i"), ("saved_slots", "4i"), ("words", "5I")),
             *(("marker_word", "I"), ("follow_word", "I"), ("follow_registers", "2i")),
-            ("pad", "I"),
+            *(("is_counting", "I"), ("code_starts", "4Q"), ("code_sizes", "4Q")),
         ],
     ),
     "struct thread": (
@@ -81,7 +82,7 @@ FIELDS: dict[str, tuple[Struct, list[tuple[str, str]]]] = {
         ebpf.HEADER,
         [
             *(("time_ns", "Q"), ("thread", "I"), ("flags", "I"), ("frames", "I")),
-            *(("pieces", "I"), ("kernel_bytes", "I"), ("isolate_bytes", "I")),
+            *(("pieces", "I"), ("kernel_bytes", "I"), ("isolate_bytes", "I"), ("key", "Q")),
             *(("regs", "21Q"), ("followed", "2Q")),
             ("isolate", f"{2 * ebpf.MAX_ISOLATE_BYTES}s"),
             ("red_zone", f"{ebpf.RED_ZONE_BYTES}s"),
@@ -146,6 +147,10 @@ def test_a_plan_says_in_c_what_it_says_in_python() -> None:
     assert values[19:24] == (4, 3, 1, 0, 8)
     assert values[24:26] == (4, 24)
     assert values[26:28] == (14, -1)
+    assert values[28:] == (0,) * 9
+    code = [(0x400000, 0x1000), (1 << 32, 1 << 32)]
+    values = ebpf.PLAN.unpack(ebpf.encode_plan(PLAN, code))
+    assert values[28:] == (1, 0x400000, 1 << 32, 0, 0, 0x1000, 1 << 32, 0, 0)
 
 
 def test_without_a_plan_no_frame_is_an_entry_frame() -> None:

@@ -107,10 +107,12 @@ def test_the_programs_of_the_package() -> None:
     if not OBJECT.exists():
         pytest.skip("not built: make bpf")
     it = bpf.Object(OBJECT)
-    names = {f"perf_event/{name}" for name in ("sample", "walk", "finish")}
+    names = {f"perf_event/{name}" for name in ("sample", "walk", "finish", "send")}
     assert set(it.programs) == names | {"raw_tp/switched"}
     maps = {name for _, loads in it.programs.values() for _, name in loads}
-    assert maps == {"plans", "threads", "scratch", "steps", "ring", "stats", "naps", "tasks"}
+    assert maps == {
+        *("plans", "threads", "scratch", "steps", "ring", "stats", "naps", "tasks", "counts"),
+    }
     assert it.data["abi"] == _ABI
 
 
