@@ -8,7 +8,7 @@ NODES := $(CACHE)/nodes
 MODERN := 12.22.12 14.21.3 16.20.2 18.20.8 20.20.2 22.23.3 24.15.0 26.10.0
 LEGACY := 0.10.48 0.12.18 4.9.1 6.17.1 8.17.0 10.24.1
 # First patch releases and lines without long-term support.
-ODD := 8.0.0 11.0.0 12.0.0 15.0.0 19.0.0 22.0.0 23.0.0 25.0.0
+ODD := 6.0.0 11.0.0 12.0.0 15.0.0 16.0.0 19.0.0 22.0.0 23.0.0 25.0.0
 export JSSPY_NODES ?= $(abspath $(NODES))
 JOBS ?= 2
 REAL := tests/live tests/consumers tests/browser

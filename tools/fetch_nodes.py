@@ -15,8 +15,8 @@ import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
-MEMBER = "package/bin/node"
 PARALLEL = 3
 
 
@@ -35,15 +35,23 @@ def fetch(directory: Path, version: str) -> str:
         )
         (archive,) = Path(scratch).glob("*.tgz")
         partial = Path(scratch) / "node"
-        with tarfile.open(archive) as tar:
-            source = tar.extractfile(MEMBER)
-            if source is None:
-                raise SystemExit(f"{archive.name} holds no {MEMBER}")
-            with partial.open("wb") as out:
-                shutil.copyfileobj(source, out)
+        with tarfile.open(archive) as tar, partial.open("wb") as out:
+            copy_node(tar, out)
         partial.chmod(0o755)
         partial.rename(node)
     return f"node {version}: fetched"
+
+
+def copy_node(tar: tarfile.TarFile, out: IO[bytes]) -> None:
+    """Copy the binary out of a package; of the oldest it is in an archive of its own."""
+    for member in tar:
+        if member.name.endswith(".tar.gz"):
+            with tarfile.open(fileobj=tar.extractfile(member)) as inner:
+                copy_node(inner, out)
+        elif member.name.endswith("/bin/node"):
+            source = tar.extractfile(member)
+            if source is not None:
+                shutil.copyfileobj(source, out)
 
 
 def main() -> None:

@@ -43,7 +43,10 @@ FOREIGN = {
 
 EXTRA = tuple(os.environ.get("JSSPY_EXTRA_NODES", "").split())
 STRIPPED = nodes.selected(nodes.MODERN)
-FIRST_AND_ODD = ("8.0.0", "11.0.0", "12.0.0", "15.0.0", "19.0.0", "22.0.0", "23.0.0", "25.0.0")
+FIRST_AND_ODD = (
+    *("6.0.0", "11.0.0", "12.0.0", "15.0.0", "16.0.0", "19.0.0"),
+    *("22.0.0", "23.0.0", "25.0.0"),
+)
 _SHT_SYMTAB = 2
 
 

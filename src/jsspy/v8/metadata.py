@@ -38,7 +38,7 @@ from jsspy.v8.layout import (
 )
 from jsspy.v8.stripped import find_bytecode_sizes, find_isolate_tls
 
-_SCHEMA = 14
+_SCHEMA = 15
 """Raise it whenever a Layout of the same binary could come out differently than before."""
 
 _ISOLATE_TLS = "_ZN2v88internal18g_current_isolate_E"
