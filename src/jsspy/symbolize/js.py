@@ -20,7 +20,7 @@ not check out, the function is named without one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import NamedTuple
@@ -43,6 +43,7 @@ from jsspy.v8.layout import CodeKind
 from jsspy.v8.reader import V8Reader
 from jsspy.v8.wasm import url_of_script
 
+_NOTHING: Mapping[int, bytes] = {}
 _MAX_CACHED = 1 << 17
 """Answers kept: positions that a large program executes at, 0.5 KiB each."""
 
@@ -154,6 +155,8 @@ class JsSymbolizer:
         self._dispatch: dict[tuple[int, int], int] = {}
         self._late: dict[int, int] = {}
         """Bytecode, or start of code -> SharedFunctionInfo, of frames that were read late."""
+        self._belonging: dict[tuple[int, int, int], SharedFunctionInfo] = {}
+        """pc, SharedFunctionInfo and bytecode of frames that belong together."""
         self._shared_at = v8.layout.objects.js_function_shared
 
     def symbolize(
@@ -162,6 +165,7 @@ class JsSymbolizer:
         followed: dict[int, bytes],
         registers: Registers | None = None,
         basis: Basis | None = None,
+        later: Mapping[int, bytes] = _NOTHING,
     ) -> list[Frames | None]:
         """Name the V8 frames of a stack.
 
@@ -172,20 +176,21 @@ class JsSymbolizer:
                 executing, which its frame does not. Without them the stack is taken for part of
                 one that has its leaf elsewhere.
             basis: What the names follow from is added to it.
+            later: JSFunctions that were copied a moment later.
 
         Returns:
             What each frame expands to, innermost first; None for those of native code.
         """
         if stack and registers is not None:
             stack = self._with_live_offset(stack, registers)
-        result, js_frames, named = self._symbolize(stack, followed, basis)
+        result, js_frames, named = self._symbolize(stack, followed, basis, later)
         if basis is not None:
             # What is to be kept must hold now, and not only when the whole stack is done.
             for _ in range(_MAX_TRIES):
                 if self._beliefs.holds():
                     break
                 basis.clear()
-                result, js_frames, named = self._symbolize(stack, followed, basis)
+                result, js_frames, named = self._symbolize(stack, followed, basis, later)
         self.js_frames += js_frames
         self.js_frames_named += named
         if registers is not None:
@@ -193,7 +198,11 @@ class JsSymbolizer:
         return result
 
     def _symbolize(
-        self, stack: Sequence[RawFrame], followed: dict[int, bytes], basis: Basis | None
+        self,
+        stack: Sequence[RawFrame],
+        followed: dict[int, bytes],
+        basis: Basis | None,
+        later: Mapping[int, bytes],
     ) -> tuple[list[Frames | None], int, int]:
         """Name frames; return the names, how many are JavaScript, and how many could be read."""
         result: list[Frames | None] = []
@@ -247,7 +256,7 @@ class JsSymbolizer:
             if basis is not None:
                 basis.add(pc, answer)
         if late:
-            for index, raw, area, shared in self._read_late(late, stack, followed):
+            for index, raw, area, shared in self._read_late(late, stack, followed, later):
                 answer = self._late_answer(raw, area, shared)
                 js_frames += answer.js_frames
                 named += answer.named
@@ -361,27 +370,49 @@ class JsSymbolizer:
         frames: Sequence[tuple[int, RawFrame, CodeArea]],
         stack: Sequence[RawFrame],
         followed: dict[int, bytes],
+        later: Mapping[int, bytes],
     ) -> list[tuple[int, RawFrame, CodeArea, int]]:
-        """Find the functions of frames that were too many to be followed with the sample.
+        """Find the functions of frames that were not followed with the sample.
 
         A function that runs the same bytecode as one that was followed is the same function. (The
         GC may have been stopped half-way through the stack, with the closure's old address in the
-        older frames.) Others are read now.
+        older frames.) Others were read later, or are read now.
         """
         known: dict[int, int] = {}
         for raw in stack:
             if raw.words and (copied := followed.get(raw.words[1])) is not None:
                 known[raw.words[2]] = _WORD(copied, self._shared_at)[0]
         words = [FrameWords(*raw.words) for _, raw, _ in frames]
-        slots = [(word.function - 1 + self._shared_at, 8) for word in words]
-        found = self._v8.heap.memory.read_many(slots)
+        found = [
+            None if (copied := later.get(word.function)) is None else copied[self._shared_at :]
+            for word in words
+        ]
+        missing = [index for index, data in enumerate(found) if data is None]
+        slots = [(words[index].function - 1 + self._shared_at, 8) for index in missing]
+        for index, data in zip(missing, self._v8.heap.memory.read_many(slots), strict=True):
+            found[index] = data
         result = []
         for frame, word, data in zip(frames, words, found, strict=True):
             shared = known.get(word.bytecode_array, 0)
             if not shared and data is not None and word.function & 3 == 1:
-                shared = int.from_bytes(data, "little")
+                shared = int.from_bytes(data[:8], "little")
             result.append((*frame, shared))
         return result
+
+    def belongs(self, raw: RawFrame, shared: int) -> bool:
+        """Say whether a frame's own words name the function that its JSFunction led to later."""
+        info = self._v8.functions.read_shared(shared) if shared else None
+        if info is None:
+            return False
+        key = (raw.pc, shared, raw.words[2])
+        if self._belonging.get(key) is info:
+            return True
+        if not self._corroborates(raw, FrameWords(*raw.words), self._code.find(raw.pc), info):
+            return False
+        if len(self._belonging) >= _MAX_CACHED:
+            self._belonging.clear()
+        self._belonging[key] = info
+        return True
 
     def _late_answer(self, raw: RawFrame, area: CodeArea, shared: int) -> _Answer:
         """Name a frame whose function was not copied with it.
@@ -653,9 +684,10 @@ class JsSymbolizer:
         The interpreter keeps it in r9 and stores it only before calls, so a leaf inside a bytecode
         handler has a stale slot: in 4 of 5 samples of a hot loop even the line was wrong. r9 is
         believed if the dispatch table (r15) says that the bytecode at r9 is run by the very
-        handler that contains pc; late in a handler r9 may have been used for something else.
-        Before V8 7.1 it was r12. Source: kInterpreterBytecodeOffsetRegister in
-        src/x64/macro-assembler-x64.h at 6.2.414 and src/codegen/x64/register-x64.h at 7.8.279.
+        handler that contains pc; late in a handler r9 may have been used for something else. It was
+        r12 in V8 6.2, r9 in 6.8: before 7.1 both are tried. Source:
+        kInterpreterBytecodeOffsetRegister in src/x64/macro-assembler-x64.h at 6.2.414 and
+        src/codegen/x64/register-x64.h at 7.8.279; running handlers of 6.2 and 6.8.
         """
         start, index = self._find_handler(stack)
         # A handler may have pushed a frame of its own around a call.
@@ -669,20 +701,21 @@ class JsSymbolizer:
             return stack
         words = FrameWords(*frame.words)
         array = words.bytecode_array
-        r9 = registers.r9 if layout.legacy is None else registers.r12
+        offsets = (registers.r9,) if layout.legacy is None else (registers.r9, registers.r12)
         try:
             length = smi_value(self._v8.heap.read_field(array, layout.bytecode_length))
             header = layout.bytecode_data - 1
-            if not header <= r9 < header + length:
-                return stack
-            opcode = self._v8.heap.memory.read(Address(array + r9), 1)[0]
-            handler = self._handler_of(registers.r15, opcode)
+            for offset in offsets:
+                if not header <= offset < header + length:
+                    continue
+                opcode = self._v8.heap.memory.read(Address(array + offset), 1)[0]
+                if self._handler_of(registers.r15, opcode) == start:
+                    words = words._replace(bytecode_offset=offset << 32)
+                    fixed = frame._replace(words=words)
+                    return [*stack[:index], fixed, *stack[index + 1 :]]
         except FaultError:
-            return stack
-        if handler != start:
-            return stack
-        fixed = frame._replace(words=words._replace(bytecode_offset=r9 << 32))
-        return [*stack[:index], fixed, *stack[index + 1 :]]
+            pass
+        return stack
 
     def _find_handler(self, stack: Sequence[RawFrame]) -> tuple[int, int]:
         """Return the address of the bytecode handler at the leaf, 0 if there is none.
