@@ -223,17 +223,17 @@ function down(depth) {
   }
   return down(depth - 1) + 1;
 }
-down(5000);
+down(10000);
 """
 
 
 @pytest.mark.parametrize("version", nodes.selected(nodes.LEGACY))
 def test_deep_stacks_are_whole(version: str) -> None:
-    with nodes.running(version, DEEP, flags=["--stack-size=4000"]) as target:
+    with nodes.running(version, DEEP, flags=["--stack-size=7000"]) as target:
         recording = record(target.pid, 3, rate_hz=20)
     for sample in recording.samples:
         names = [frame.name for frame in sample.stack.frames]
-        assert names.count("down") == 5001
+        assert names.count("down") == 10001
         assert names[0] == "_start"
     assert recording.resolver.js_frames_named == recording.resolver.js_frames
 

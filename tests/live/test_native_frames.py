@@ -58,8 +58,10 @@ def has_path(sample: Sample, path: tuple[str, ...]) -> bool:
 def test_an_addon_and_a_stripped_library_down_to_the_start(version: str, addon: Path) -> None:
     with nodes.running(version, PROGRAM, str(addon)) as target:
         samples = record(target.pid, SAMPLES).samples
-    path = ("_start", "node::Start", "drive", "outer", "either", "napi_call_function")
-    path = (*path, "inner", "either", "work::Loop<int>::run", "deep_loop", HIDDEN)
+    path = (
+        *("_start", "node::Start", "drive", "outer", "either", "napi_call_function"),
+        *("inner", "either", "work::Loop<int>::run", "deep_loop", HIDDEN),
+    )
     for sample in samples:
         assert sample.stack.truncated is None
         assert sample.stack.frames[0].name == "_start"

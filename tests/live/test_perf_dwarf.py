@@ -23,8 +23,6 @@ from jsspy.model.profile import Profile
 from jsspy.model.stack import FrameKind
 from jsspy.recorder import Recorder
 
-pytestmark = pytest.mark.soak
-
 FLAGS = ("--perf-basic-prof", "--interpreted-frames-native-stack")
 """V8's own help for perf. (We need neither, and must not mind them.)"""
 
