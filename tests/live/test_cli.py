@@ -373,6 +373,11 @@ def test_doctor_looks_at_a_process_step_by_step(version: str) -> None:
     assert checks["V8"]["ok"] is True
     assert checks["isolates"]["ok"] is True
     assert checks["samples"]["ok"] is True
+    assert checks["engine ptrace"]["ok"] is True
+    rungs = [check for name, check in checks.items() if name.startswith("engine ")]
+    assert len(rungs) == 4
+    assert sum("--engine auto takes this one" in rung["finding"] for rung in rungs) == 1
+    assert all(rung["finding"] for rung in rungs)
     assert str(target.pid) in checks["isolates"]["finding"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from typing import NamedTuple
 
 import click
@@ -11,9 +12,11 @@ import click
 from jsspy import __version__
 from jsspy.cli import output
 from jsspy.cli.targets import iter_node_processes
+from jsspy.engines import ENGINES
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import JsspyError, NotNode, UnknownV8
 from jsspy.linux.caps import Capability, Facts, read_facts
+from jsspy.linux.procfs import read_status
 from jsspy.model.mode import Mode
 from jsspy.recorder import Recorder
 from jsspy.target.node import find_node_version
@@ -50,6 +53,8 @@ def doctor_command(pid: int | None, as_json: bool) -> int:
     Exit codes: 0 if all is well; else that of the first thing that is not, as record would end.
     """
     checks = _check_machine(read_facts())
+    if pid is None:
+        checks += _check_engines(None)
     exit_code = 0 if all(check.ok is not False for check in checks) else 1
     if pid is not None:
         more, exit_code = _check_process(pid)
@@ -124,6 +129,50 @@ def _check_ptrace(facts: Facts) -> Check:
     return Check("attach", True, f"{yama}: processes of our own user")
 
 
+def _check_engines(pid: int | None) -> list[Check]:
+    """Try each engine on a process, or on ourselves: what is started by us is ours, as we are.
+
+    That one does not work is no fault as long as another one does.
+    """
+    target = Target.open(os.getpid() if pid is None else pid)
+    checks, chosen = [], False
+    try:
+        for name, kind in ENGINES.items():
+            with kind(_TEST_RATE_HZ) as engine:
+                rung = engine.probe(target)
+            modes = ", ".join(mode.value for mode in Mode if mode in kind.modes)
+            finding = f"works, measures {modes}; {_COSTS[name]}" if rung.available else rung.reason
+            if rung.available and not chosen:
+                chosen = True
+                finding += "; --engine auto takes this one"
+            ok = True if rung.available else None
+            checks.append(Check(f"engine {name}", ok, finding, rung.hint))
+    finally:
+        target.close()
+    if not chosen:
+        checks[-1] = checks[-1]._replace(ok=False)
+    return [*checks, _check_inspector(pid)]
+
+
+_COSTS = {
+    "ebpf": "stops nothing",
+    "perf": "stops nothing",
+    "ptrace": "stops a thread for each sample",
+}
+
+
+def _check_inspector(pid: int | None) -> Check:
+    """Say whether the inspector could be opened; nothing is opened."""
+    name, how = "engine inspector", "by name only: --engine inspector; JavaScript only"
+    if pid is None:
+        return Check(name, None, f"{how}; doctor --pid PID says whether a process has one")
+    status = read_status(pid)
+    if status is None or not status.caught >> (signal.SIGUSR1 - 1) & 1:
+        finding = f"process {pid} has no handler for SIGUSR1, which opens it"
+        return Check(name, None, finding, "node --inspect, then jsspy record --inspect-url URL")
+    return Check(name, True, f"{how}; SIGUSR1 opens it")
+
+
 def _check_process(pid: int) -> tuple[list[Check], int]:
     """Look at a process step by step; return what was found and the exit code."""
     checks: list[Check] = []
@@ -144,6 +193,7 @@ def _check_process(pid: int) -> tuple[list[Check], int]:
         threads = find_threads(target, v8, layout)
         found = ", ".join(str(plan.tid) for plan in threads)
         checks.append(Check("isolates", bool(threads), f"{len(threads)} threads: {found}"))
+        checks += _check_engines(pid)
         if threads:
             checks.append(_check_layout(target, v8, layout, threads[0].isolate))
         checks.append(_check_samples(pid))
