@@ -47,7 +47,8 @@ def relocation(entries: list[tuple[int, int]], encoding: RelocationEncoding) -> 
     for next_pc, next_position in entries:
         distance, delta = next_pc - pc, next_position - position
         if distance >= 64:
-            head = 1 << 6 | 15 << 2 | 3 if encoding is SHORT else 21 << 2 | 3
+            jumps = {SHORT: 1 << 4 | 15, MODES: 21, RelocationEncoding.MODES_OF_5_0: 19}
+            head = jumps[encoding] << 2 | 3
             data += bytes([head]) + jump(distance)
             distance &= 63
         if -32 <= delta < 32:
@@ -56,7 +57,8 @@ def relocation(entries: list[tuple[int, int]], encoding: RelocationEncoding) -> 
             data += bytes([distance << 2, 1 + next_pc % 2 << 6 | 14 << 2 | 3])
             data += struct.pack("<i", delta)
         else:
-            data += bytes([8 + next_pc % 2 << 2 | 3, distance]) + struct.pack("<i", delta)
+            first = 8 if encoding is MODES else 7
+            data += bytes([first + next_pc % 2 << 2 | 3, distance]) + struct.pack("<i", delta)
         pc, position = next_pc, next_position
     return data[::-1]
 
