@@ -7,10 +7,11 @@ import json
 import pytest
 
 import nodes
+from jsspy.engines import ENGINES
 from jsspy.model.sample import Sample, VmState
-from jsspy.model.stack import FrameKind, Tier
+from jsspy.model.stack import FrameKind, Tier, Truncation
 from jsspy.model.units import Tid
-from recorded import record
+from recorded import record, require
 from truth import Site, difference
 
 NATIVE_LEAVES = ("json", "crypto", "zlib", "fs", "gc")
@@ -218,6 +219,23 @@ def test_deep_stacks_are_whole(version: str) -> None:
         assert names.count("down") == 10001
         assert names[0] == "_start"
     assert recording.resolver.js_frames_named == recording.resolver.js_frames
+
+
+LEAST_DEEP = {"ebpf": 2000, "perf": 200}
+"""Of a stack that is larger than what an engine keeps of one, the frames nearest to the leaf."""
+
+
+@pytest.mark.parametrize("engine", LEAST_DEEP)
+@pytest.mark.parametrize("version", nodes.selected(("20.20.2", "26.10.0")))
+def test_what_is_too_deep_for_an_engine_is_cut_and_says_so(version: str, engine: str) -> None:
+    with nodes.running(version, DEEP, flags=["--stack-size=7000"]) as target:
+        require(ENGINES[engine], target.pid)
+        recording = record(target.pid, 3, engine=ENGINES[engine](99), at_once=True)
+    for sample in recording.samples:
+        frames = sample.stack.frames
+        assert sample.stack.truncated in (Truncation.TOO_DEEP, Truncation.STACK_TOO_LARGE), sample
+        assert sum(frame.name == "down" for frame in frames) >= LEAST_DEEP[engine]
+        assert {frame.name for frame in frames if frame.kind is FrameKind.JS} == {"down"}
 
 
 @pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
