@@ -77,24 +77,3 @@ def frame_of_place(name: str, file: str, line: int = 0, column: int = 0) -> Fram
         return Frame(name, FrameKind.UNKNOWN, module=Module(file))
     place = Location(file, line, column or None) if file else None
     return Frame(name, FrameKind.UNKNOWN, definition=place)
-
-
-_PLACE_END = re.compile(r":([0-9]{1,9})(?::([0-9]{1,9}))?\Z")
-_PLACE_BEGIN = re.compile(r"(?:\A| )(?=(?:/|node:|file:|internal/|evalmachine)\S)")
-
-
-def split_place(text: str) -> tuple[str, Location] | None:
-    """Split what V8 calls a function, `name /path/file.js:line:column`; None if it has no place.
-
-    Names have blanks in them (`get size`), and so have paths. V8 before 11 writes no column.
-    """
-    end = _PLACE_END.search(text, max(len(text) - 20, 0))
-    if end is None:
-        return None
-    text = text[: end.start()]
-    begin = _PLACE_BEGIN.search(text)
-    at = begin.start() if begin is not None else max(text.rfind(" "), 0)
-    name, url = text[:at], text[at:].removeprefix(" ")
-    if not url:
-        return None
-    return name, Location(url, int(end[1]), int(end[2]) if end[2] else None)

@@ -12,13 +12,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, ClassVar
 
-from jsspy.formats.imported import frame_of_label, split_place
+from jsspy.formats.imported import frame_of_label
 from jsspy.formats.input import MAX_WEIGHT, Source
 from jsspy.formats.output import write_text
 from jsspy.model.names import NO_STACK, VM_KINDS, clean, display_name
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
-from jsspy.model.stack import Frame, FrameKind, Module, Tier
+from jsspy.model.stack import Frame, FrameKind, Module
 from jsspy.model.units import Pid, Tid
+from jsspy.model.v8_names import script_frame
 
 _BRACKETS = str.maketrans("()", "[]")
 _KERNEL = "[kernel.kallsyms]"
@@ -104,10 +105,6 @@ _FRAME = re.compile(r"\s*([0-9a-f]{1,16})\s+(?:(\S.*) )?\((.*)\)")
 """Of text that ends in `)`, so that the last round brackets are found at once. Symbols may lack."""
 _BLANKS = (" ", "\t")
 _OFFSET = re.compile(r"\+0x[0-9a-f]+$")
-_V8_NAME = re.compile(
-    r"(?:JS|LazyCompile|Function|Script|Eval|InterpretedFunction):o?([~^+*]?)'?(.*)"
-)
-_V8_PLAIN = re.compile(r"(?:JS|LazyCompile|Function|Script|Eval):o?([~^+*]?)'?(.*)")
 _MAP = re.compile(r"(?:.*/)?perf-\d+\.map|.*/jitted-\d+-\d+\.so")
 _HEAD = re.compile(
     rb"(?:#[^\n]*\n|\s*\n)*[ \t]*\S[^\n]*\s\d+(?:/\d+)?\s(?:"
@@ -229,12 +226,11 @@ def _frame(address: str, symbol: str, module: str) -> Frame:
     symbol = clean(_OFFSET.sub("", symbol))
     if module.startswith("[") and module != "[unknown]":
         return Frame(symbol, FrameKind.KERNEL)
-    if (match := _V8_NAME.fullmatch(symbol)) and (found := split_place(match[2])):
-        name, place = found
-        return Frame(name, FrameKind.JS, Tier(match[1]) if match[1] else None, definition=place)
+    if named := script_frame(symbol, placed=True):
+        return named
     if _MAP.fullmatch(module) or module in {_NOWHERE, "inlined"}:
-        if match := _V8_PLAIN.fullmatch(symbol):
-            return Frame(match[2], FrameKind.JS, Tier(match[1]) if match[1] else None)
+        if named := script_frame(symbol, placed=False):
+            return named
         if symbol.startswith("[anonymous]"):
             symbol = "(anonymous)" + symbol[len("[anonymous]") :]
         frame = frame_of_label(symbol)

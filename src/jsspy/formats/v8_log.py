@@ -13,13 +13,13 @@ import re
 from bisect import bisect_left, bisect_right
 from typing import BinaryIO, ClassVar
 
-from jsspy.formats.imported import split_place
 from jsspy.formats.input import MAX_WEIGHT, Source
 from jsspy.model.names import clean
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
 from jsspy.model.sample import VmState
 from jsspy.model.stack import Frame, FrameKind, Module, Tier
 from jsspy.model.units import Pid, Tid
+from jsspy.model.v8_names import split_place
 
 _NUMBER = re.compile(r"(?:0x[0-9a-f]{1,16}|-?[0-9]{1,19})")
 _DELTA = re.compile(r"([+-])0x([0-9a-f]{1,16})")

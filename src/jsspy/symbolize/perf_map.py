@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -301,48 +301,71 @@ def format_map(entries: Iterable[MapEntry]) -> bytes:
 
 
 _LINE = re.compile(rb"(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,16}) (.+)")
-_MAX_ENTRIES = 1 << 22
+_MAX_LINES = 1 << 22
 
 
 def decode_map(data: bytes) -> list[MapEntry]:
-    """Decode a perf map, by address; of entries that overlap the last one in the file is right.
+    """Decode a perf map, by address; where entries overlap the last one in the file is right.
 
     Raises:
         MalformedData: A line is not an entry (the last one may be cut off).
     """
-    lines = data.split(b"\n")
-    lines.pop()  # empty, or half of a line that is being written
-    if len(lines) > _MAX_ENTRIES:
-        raise MalformedData("perf map", f"{len(lines)} lines")
-    starts: list[int] = []
-    entries: dict[int, MapEntry] = {}
-    for number, line in zip(range(len(lines), 0, -1), reversed(lines), strict=True):
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise MalformedData("perf map", f"line {number}: not `START SIZE NAME`")
-        start, size = int(match[1], 16), int(match[2], 16)
-        at = bisect_right(starts, start)
-        before_ends = entries[starts[at - 1]].end if at else 0
-        after_starts = starts[at] if at < len(starts) else start + size
-        if size and before_ends <= start and start + size <= after_starts:
-            starts.insert(at, start)
-            entries[start] = MapEntry(start, size, clean(match[3].decode("utf-8", "replace")))
-    return [entries[start] for start in starts]
+    table = EntryTable()
+    table.add_lines(data)
+    return table.entries()
 
 
 class EntryTable:
-    """Finds entries, no two of which overlap, by address."""
+    """Entries, no two of which overlap: what comes takes the place of what was there."""
 
-    def __init__(self, entries: Iterable[MapEntry]) -> None:
-        self._entries = sorted(entries)
-        self._starts = [entry.start for entry in self._entries]
+    def __init__(self, entries: Iterable[MapEntry] = ()) -> None:
+        self._starts: list[int] = []
+        self._entries: dict[int, MapEntry] = {}
+        for entry in sorted(entries):
+            self._add(entry)
+
+    def add_lines(self, data: bytes) -> int:
+        """Add the lines of a perf map; return how many bytes they are, without half a line.
+
+        Raises:
+            MalformedData: A line is not an entry.
+        """
+        lines = data.split(b"\n")
+        rest = lines.pop()  # empty, or half of a line that is being written
+        if len(lines) > _MAX_LINES:
+            raise MalformedData("perf map", f"{len(lines)} lines")
+        for number, line in enumerate(lines, 1):
+            match = _LINE.fullmatch(line)
+            if match is None:
+                raise MalformedData("perf map", f"line {number}: not `START SIZE NAME`")
+            name = clean(match[3].decode("utf-8", "replace"))
+            self._add(MapEntry(int(match[1], 16), int(match[2], 16), name))
+        return len(data) - len(rest)
+
+    def _add(self, entry: MapEntry) -> None:
+        starts, entries = self._starts, self._entries
+        if not entry.size:
+            return
+        first = bisect_left(starts, entry.start)
+        if first and entries[starts[first - 1]].end > entry.start:
+            first -= 1
+        last = max(bisect_left(starts, entry.end), first)
+        for gone in starts[first:last]:
+            del entries[gone]
+        starts[first:last] = [entry.start]
+        entries[entry.start] = entry
+
+    def entries(self) -> list[MapEntry]:
+        """Return what there is, by address."""
+        return [self._entries[start] for start in self._starts]
 
     def find(self, address: int) -> MapEntry | None:
         """Return the entry that contains `address`."""
         index = bisect_right(self._starts, address) - 1
-        if index < 0 or address >= self._entries[index].end:
+        if index < 0:
             return None
-        return self._entries[index]
+        entry = self._entries[self._starts[index]]
+        return entry if address < entry.end else None
 
 
 def keep_old(entries: Iterable[MapEntry], older: Iterable[MapEntry]) -> list[MapEntry]:

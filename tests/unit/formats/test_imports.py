@@ -9,11 +9,11 @@ import pytest
 
 from jsspy.errors import MalformedData
 from jsspy.formats import FORMATS, load_readers, read_profile
-from jsspy.formats.imported import split_place
 from jsspy.model.names import display_name
 from jsspy.model.profile import Profile, ValueType
 from jsspy.model.sample import VmState
 from jsspy.model.stack import Frame, FrameKind, Location, Tier
+from jsspy.model.v8_names import frame_of_v8_name, split_place
 from profiles import HOT, INNER, MAIN, counts, js, profile_of, small, written
 
 
@@ -113,6 +113,24 @@ def test_perf_script_of_old_perfs() -> None:
     shown = [[display_name(f) for f in profile.stack_frames(row)] for row in profile.stack]
     assert shown == [["[unknown]", "libc-2.15.so+0x7f1e2215d058"]]
     assert profile.threads[0].name == "cafe"
+
+
+@pytest.mark.parametrize(
+    ("symbol", "name", "tier"),
+    [
+        ("LazyCompile:*outer /a.js:3:1", "outer", Tier.OPTIMIZED),
+        ("InterpretedFunction:outer /a.js:3", "outer", None),
+        ("JS:+'outer /a.js:3:1", "outer", Tier.MAGLEV),
+        ("JS:o^f /a.js:3:1", "f", Tier.BASELINE),
+        ("Builtin:ArrayMap", "ArrayMap", None),
+        ("RegExp:a:b", "a:b", None),
+    ],
+)
+def test_names_of_v8(symbol: str, name: str, tier: Tier | None) -> None:
+    frame = frame_of_v8_name(symbol)
+    assert frame is not None
+    assert (frame.name, frame.tier) == (name, tier)
+    assert frame_of_v8_name("std::vector<int>::push_back") is None
 
 
 def test_stap_as_print_stack_writes_it() -> None:

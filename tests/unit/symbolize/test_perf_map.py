@@ -61,6 +61,25 @@ def test_the_last_of_overlapping_entries_is_right() -> None:
     ]  # fmt: skip
 
 
+def test_what_was_covered_once_is_gone() -> None:
+    text = b"10 10 a\n18 10 b\n20 8 c\n"
+    assert [entry.name for entry in decode_map(text)] == ["c"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12))))
+def test_the_table_is_what_a_memory_would_hold(pieces: list[tuple[int, int]]) -> None:
+    table = EntryTable()
+    memory: dict[int, str] = {}
+    for number, (start, size) in enumerate(pieces):
+        assert table.add_lines(f"{start:x} {size:x} {number}\nhalf".encode()) > 0
+        hit = {memory[at] for at in range(start, start + size) if at in memory}
+        memory = {at: name for at, name in memory.items() if name not in hit}
+        memory |= dict.fromkeys(range(start, start + size), str(number))
+    for at in range(60):
+        found = table.find(at)
+        assert (found.name if found else None) == memory.get(at)
+
+
 @pytest.mark.parametrize("text", [b"x\n", b"10 10\n", b"10 zz a\n", b"-1 5 a\n"])
 def test_what_is_no_map_is_refused(text: bytes) -> None:
     with pytest.raises(MalformedData):
