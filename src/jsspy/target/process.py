@@ -49,6 +49,13 @@ class V8Binary(NamedTuple):
     """Address in the target = FileAddress + bias."""
 
 
+_FileKey = tuple[str, int, int, int, int, int]
+"""Name, device, inode, size, times of change: the name, because people are shown it."""
+
+_shared_files: dict[_FileKey, tuple[ElfFile, int]] = {}
+"""Files that targets have open, and how many targets: the tables of node's take some MB."""
+
+
 class Target:
     """A process that is being looked at. Made by `open`, ended by `close`."""
 
@@ -65,6 +72,7 @@ class Target:
         """The pid that the process itself sees."""
         self._space: AddressSpace | None = None
         self._elf_files: dict[tuple[int, int], ElfFile | None] = {}
+        self._shared: list[_FileKey] = []
         self.memory = ProcessMemory(pid)
 
     @classmethod
@@ -152,12 +160,25 @@ class Target:
                 continue
             try:
                 if self._is_mapped_file(descriptor, mapping):
-                    return ElfFile.load(f"/proc/self/fd/{descriptor}", name=mapping.path)
+                    return self._share(descriptor, mapping.path)
             except (OSError, MalformedData, UnsupportedTarget, FaultError):
                 continue
             finally:
                 os.close(descriptor)
         return None
+
+    def _share(self, descriptor: int, name: str) -> ElfFile:
+        """Return an open file, the same one for all targets; see `ElfFile.load`."""
+        status = os.fstat(descriptor)
+        where = (status.st_dev, status.st_ino)
+        key = (name, *where, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if key in _shared_files:
+            elf, users = _shared_files[key]
+        else:
+            elf, users = ElfFile.load(f"/proc/self/fd/{descriptor}", name=name), 0
+        _shared_files[key] = elf, users + 1
+        self._shared.append(key)
+        return elf
 
     def _is_mapped_file(self, descriptor: int, mapping: Mapping) -> bool:
         """Whether an open file is the mapped one.
@@ -222,9 +243,13 @@ class Target:
 
     def close(self) -> None:
         """Close all files."""
-        for elf in self._elf_files.values():
-            if elf is not None:
+        for key in self._shared:
+            elf, users = _shared_files.pop(key)
+            if users > 1:
+                _shared_files[key] = elf, users - 1
+            else:
                 elf.close()
+        self._shared.clear()
         self._elf_files.clear()
         self.memory.close()
         self._files.close()
