@@ -41,7 +41,7 @@ from jsspy.errors import (
     UnsupportedTarget,
 )
 from jsspy.model.capture import CapturePlan, ThreadPlan
-from jsspy.model.mode import NativeFrames
+from jsspy.model.mode import NativeFrames, Threads
 from jsspy.model.profile import (
     PauseStats,
     Profile,
@@ -49,7 +49,7 @@ from jsspy.model.profile import (
     SamplingStats,
     ThreadInfo,
 )
-from jsspy.model.sample import LossReason, RawSample
+from jsspy.model.sample import LossReason, RawSample, Sample
 from jsspy.model.units import Address, Pid, Tid
 from jsspy.resolve import Resolver
 from jsspy.symbolize.original import MappingStats, ScriptLog, map_frames
@@ -83,6 +83,16 @@ WAITING_POLL_S = 0.05
 MAX_EXECS = 1000
 """Programs that a process may go through while it is being opened, each in about a millisecond."""
 
+_START_FRAMES = 6
+_HELPERS = {
+    "PlatformWorkerThread": "V8Worker",
+    "BackgroundRunner": "V8Worker",
+    "DelayedTaskScheduler": "DelayedTaskSche",
+    "StartIoThreadMain": "SignalInspector",
+    "TraceWriter": "TraceWriter",
+}
+"""Part of the function that a thread runs -> its name."""
+
 MAX_DESCENDANTS = 100
 """Of a process that is not node, looked at for one that is."""
 
@@ -113,6 +123,8 @@ class RecordingOptions:
     """Show who awaits what runs."""
     native: NativeFrames = NativeFrames.FULL
     """Which native frames stacks have."""
+    threads: Threads = Threads.JS
+    """Which threads are sampled."""
     wait: bool = False
     """Go on while there is no target: more may be added. The clock starts at once."""
     max_overhead: float | None = None
@@ -176,6 +188,7 @@ class _Session:
         self._has_isolates = False
         self._strict = options.strict
         self._native = options.native
+        self._wanted = options.threads
         self._is_tested = False
         self._first_test_ns = 0
         self._give_up_ns = time.monotonic_ns() + NO_ISOLATE_NS
@@ -237,18 +250,24 @@ class _Session:
             return []
         if self._finder is None:
             self._finder = ThreadFinder(self.target, self.v8, self.layout)
-        threads = self._finder.find()
-        if threads and not self._is_tested and not self._test(self.v8, self.layout, threads[0]):
+        threads = self._finder.find(others=self._wanted is Threads.ALL)
+        if self._wanted is Threads.MAIN:
+            threads = [plan for plan in threads if int(plan.tid) == self.target.pid]
+        if (
+            threads
+            and not self._is_tested
+            and not self._test(self.v8, self.layout, max(plan.isolate for plan in threads))
+        ):
             return []
         return threads
 
-    def _test(self, v8: V8Binary, layout: Layout, thread: ThreadPlan) -> bool:
+    def _test(self, v8: V8Binary, layout: Layout, isolate: Address) -> bool:
         """Try the layout before anything is named by it; return whether it is to be used.
 
         Raises:
             UnknownV8: That is to be an error, and the layout is not what this V8 has.
         """
-        result = run_self_test(self.target.memory, v8, layout, thread.isolate)
+        result = run_self_test(self.target.memory, v8, layout, isolate)
         if result.confidence is not Confidence.FAILED:
             self._is_tested, self._first_test_ns = True, 0
             if result.untested:
@@ -343,7 +362,6 @@ class Recorder:
         self._sessions: dict[Pid, _Session] = {}
         self._strangers: dict[Pid, bytes] = {}
         """Children that are not node, or not readable, and the image in which they were not."""
-        self._past: list[Resolver] = []
         self._past_js_frames = 0
         self._past_js_frames_named = 0
         self._taken = SamplingStats()
@@ -518,17 +536,19 @@ class Recorder:
         key = (raw.pid, raw.tid)
         index = self._thread_index.get(key)
         if index is None:
-            index = self._thread_index[key] = self._add_thread(session, raw)
+            index = self._thread_index[key] = self._add_thread(session, result)
         self.profile.add(result, index)
 
-    def _add_thread(self, session: _Session, raw: RawSample) -> int:
+    def _add_thread(self, session: _Session, sample: Sample) -> int:
         target = session.target
-        isolate = next((plan.isolate for plan in session.threads if plan.tid == raw.tid), 0)
-        name = target.thread_name(raw.tid)
-        if int(raw.tid) != int(raw.pid) and name == target.thread_name(Tid(raw.pid)):
-            # Before Node 24 a worker inherits the main thread's name.
-            name = "worker"
-        return self.profile.intern_thread(ThreadInfo(raw.pid, raw.tid, name, target.name, isolate))
+        isolate = next((plan.isolate for plan in session.threads if plan.tid == sample.tid), 0)
+        name = target.thread_name(sample.tid)
+        if int(sample.tid) != int(sample.pid) and name == target.thread_name(Tid(sample.pid)):
+            # Before Node 24 a thread inherits the main thread's name.
+            name = "worker" if isolate else _helper_name(sample) or name
+        return self.profile.intern_thread(
+            ThreadInfo(sample.pid, sample.tid, name, target.name, isolate)
+        )
 
     def _refresh(self) -> None:
         """See who exited, who called exec, who has new threads, who was born."""
@@ -596,7 +616,8 @@ class Recorder:
 
     def _forget(self, session: _Session) -> None:
         """Keep of a process that is to be closed what the account of the recording needs."""
-        self._past.append(session.resolver)
+        self._past_js_frames += session.resolver.js_frames
+        self._past_js_frames_named += session.resolver.js_frames_named
         session.scripts.detach()
         self._past_scripts.append(session.scripts)
 
@@ -664,9 +685,6 @@ class Recorder:
         self._thread_index.clear()
         # What ended is of no further interest: memory stays as it is however long this goes on.
         self.infos = {pid: info for pid, info in self.infos.items() if pid in self._sessions}
-        self._past_js_frames += sum(resolver.js_frames for resolver in self._past)
-        self._past_js_frames_named += sum(resolver.js_frames_named for resolver in self._past)
-        self._past.clear()
         if not self._options.source_maps and not self._options.sources:
             for log in self._past_scripts:
                 log.close()
@@ -689,7 +707,7 @@ class Recorder:
         stats.truncated = {}
         for reason in self.profile.truncated.values():
             stats.truncated[reason] = stats.truncated.get(reason, 0) + 1
-        resolvers = [*self._past, *(session.resolver for session in self._sessions.values())]
+        resolvers = [session.resolver for session in self._sessions.values()]
         stats.js_frames = self._past_js_frames + sum(it.js_frames for it in resolvers)
         stats.js_frames_named = self._past_js_frames_named + sum(
             it.js_frames_named for it in resolvers
@@ -722,6 +740,21 @@ def _difference(stats: SamplingStats, before: SamplingStats) -> SamplingStats:
         js_frames_named=stats.js_frames_named - before.js_frames_named,
         profiler_cpu_ns=stats.profiler_cpu_ns - before.profiler_cpu_ns,
     )
+
+
+def _helper_name(sample: Sample) -> str:
+    """Return what a thread without JavaScript is for, by the function that it starts with.
+
+    The names are those that Node 24 gives them. Source: src/node_platform.cc and
+    src/inspector_agent.cc at v24.0.0; deps/uv/src/threadpool.c at v1.51.0.
+    """
+    for frame in sample.stack.frames[:_START_FRAMES]:
+        if frame.name == "worker":
+            return "libuv-worker"
+        for part, name in _HELPERS.items():
+            if part in frame.name:
+                return name
+    return ""
 
 
 def _hint_child(pid: int) -> str:

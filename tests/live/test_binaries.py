@@ -17,9 +17,9 @@ import pytest
 
 import nodes
 from jsspy.engines.ptrace import PtraceEngine
-from jsspy.model.mode import Mode
+from jsspy.model.mode import Mode, Threads
 from jsspy.model.stack import FrameKind
-from jsspy.recorder import Recorder
+from jsspy.recorder import Recorder, RecordingOptions
 from jsspy.target.elf import ElfFile
 from jsspy.target.process import Target, V8Binary
 from jsspy.v8.isolates import find_threads
@@ -221,6 +221,60 @@ def attach(pid: int) -> tuple[Target, V8Binary, Layout, int]:
     assert v8 is not None
     layout = load_layout(v8.elf)
     return target, v8, layout, find_threads(target, v8, layout)[0].isolate
+
+
+POOL = """
+const { Worker, isMainThread } = require('worker_threads');
+const { pbkdf2 } = require('crypto');
+function spin() { for (const end = Date.now() + 20; Date.now() < end; ); }
+setInterval(spin, 30);
+if (isMainThread) {
+  const hash = () => pbkdf2('a', 'b', 50000, 64, 'sha512', hash);
+  hash();
+  console.log('pool');
+  new Worker(__filename, { name: 'helper' }).on('online', () => console.log('ready'));
+}
+"""
+
+
+def record_threads(pid: int, threads: Threads, wanted: set[str]) -> set[tuple[str, str]]:
+    """Return (name, a function of its stacks) of threads until there are all that are wanted."""
+    options = RecordingOptions(threads=threads)
+    with Recorder(PtraceEngine(300, mode=Mode.WALL), options) as recorder:
+        recorder.add(pid)
+        profile = recorder.profile
+        for _ in recorder.run(
+            30_000_000_000,
+            lambda: wanted <= {it.name for it in profile.threads} and len(profile) >= 200,
+        ):
+            pass
+        return {
+            (profile.threads[thread].name, frame.name)
+            for row, thread in zip(profile.stack, profile.thread, strict=True)
+            for frame in profile.iter_frames(row)
+        }
+
+
+@pytest.mark.parametrize("version", nodes.selected(("12.22.12", "20.20.2", "26.10.0")))
+def test_helpers_and_the_pool_on_request(version: str, tmp_path: Path) -> None:
+    program = tmp_path / "pool.js"
+    program.write_text(POOL, encoding="utf-8")
+    is_named = version.startswith("26.")
+    worker = "helper" if is_named else "worker"
+    main = "node-MainThread" if is_named else "node"
+    helper = "node-V8Worker" if is_named else "V8Worker"
+    with started((nodes.find(version), program)) as (pid, _):
+        everyone = {main, worker, helper, "libuv-worker"}
+        found = record_threads(pid, Threads.ALL, everyone)
+        assert everyone <= {name for name, _ in found}
+        assert ("libuv-worker", "PKCS5_PBKDF2_HMAC") in found or (
+            "libuv-worker",
+            "kdf_pbkdf2_derive",
+        ) in found
+        assert {name for name, function in found if function == "spin"} == {main, worker}
+        js = record_threads(pid, Threads.JS, {main, worker})
+        assert {name for name, _ in js} == {main, worker}
+        assert {name for name, _ in record_threads(pid, Threads.MAIN, {main})} == {main}
 
 
 IDLE = "console.log('idle'); console.log('ready'); setInterval(function tick() {}, 50);"

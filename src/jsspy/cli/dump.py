@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from jsspy.cli import output
-from jsspy.cli.engines import make_engine, native_option, strict_option
+from jsspy.cli.engines import make_engine, native_option, strict_option, threads_option
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.targets import add_targets, choose_pids, targeting_options
 from jsspy.errors import NoSamples
-from jsspy.model.mode import Mode, NativeFrames
+from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.model.names import function_name, path_of
 from jsspy.model.profile import Profile, ThreadInfo
 from jsspy.model.stack import Frame, FrameKind
@@ -36,6 +36,7 @@ _LIMIT_NS = 2_000_000_000
     help="Show the functions that await what runs, below a boundary. Stops threads longer.",
 )
 @native_option
+@threads_option
 @source_maps_option
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @output.color_option
@@ -46,6 +47,7 @@ def dump_command(
     strict: bool,
     async_callers: bool,
     native: NativeFrames,
+    threads: Threads,
     source_maps: SourceMaps,
     as_json: bool,
 ) -> int:
@@ -64,16 +66,17 @@ def dump_command(
         map_directory=source_maps.directory,
         async_callers=async_callers,
         native=native,
+        threads=threads,
     )
     with Recorder(engine, options) as recorder:
         add_targets(recorder, chosen, "dump", by_name=name is not None)
-        threads = recorder.profile.threads
+        seen = recorder.profile.threads
         wanted = 0
 
         with Interrupts() as interrupts:
 
             def should_stop() -> bool:
-                return interrupts.should_stop() or 0 < wanted <= len(threads)
+                return interrupts.should_stop() or 0 < wanted <= len(seen)
 
             for status in recorder.run(_LIMIT_NS, should_stop):
                 wanted = status.threads

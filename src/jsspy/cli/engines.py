@@ -13,7 +13,7 @@ from jsspy.cli import output
 from jsspy.engines.base import Availability, Engine
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import EngineUnavailable, JsspyError
-from jsspy.model.mode import Mode, NativeFrames
+from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.target.process import Target
 
 AUTO = "auto"
@@ -125,6 +125,19 @@ def mode_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return mode(idle(command))
 
 
+def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--threads`."""
+    return click.option(
+        "--threads",
+        type=click.Choice([wanted.value for wanted in Threads]),
+        default=Threads.JS.value,
+        show_default=True,
+        callback=_parse_threads,
+        help="Threads that are sampled: the main one; those that run JavaScript, so workers, too "
+        "(js); V8's helpers and libuv's pool as well (all).",
+    )(command)
+
+
 def native_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--native`."""
     return click.option(
@@ -143,6 +156,11 @@ def native_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def _parse_native(ctx: click.Context, param: click.Parameter, value: str) -> NativeFrames:
     del ctx, param
     return NativeFrames(value)
+
+
+def _parse_threads(ctx: click.Context, param: click.Parameter, value: str) -> Threads:
+    del ctx, param
+    return Threads(value)
 
 
 _IDLE = "jsspy.idle"

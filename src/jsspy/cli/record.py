@@ -25,6 +25,7 @@ from jsspy.cli.engines import (
     rate_option,
     strict_option,
     subprocesses_option,
+    threads_option,
 )
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.outputs import choose_format, default_file_name, output_options
@@ -43,7 +44,7 @@ from jsspy.errors import NoSamples, NotNode, ProcessExited, ProcessNotFound
 from jsspy.exporters.base import Exporter
 from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
 from jsspy.formats.base import Format
-from jsspy.model.mode import Mode, NativeFrames
+from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.recorder import End, Recorder, RecordingOptions
 from jsspy.target.process import Target
 
@@ -75,6 +76,7 @@ _WITH_SOURCES = {"html", "jsspy"}
 )
 @mode_options
 @native_option
+@threads_option
 @output_options
 @overhead_option
 @subprocesses_option
@@ -110,6 +112,7 @@ def record_command(
     subprocesses: bool,
     mode: Mode,
     native: NativeFrames,
+    threads: Threads,
     max_overhead: float | None,
     strict: bool,
     async_callers: bool,
@@ -184,6 +187,7 @@ def record_command(
         sources=sources and chosen.name in _WITH_SOURCES,
         async_callers=async_callers,
         native=native,
+        threads=threads,
         wait=everyone,
         max_overhead=max_overhead,
     )

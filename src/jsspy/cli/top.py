@@ -30,6 +30,7 @@ from jsspy.cli.engines import (
     rate_option,
     strict_option,
     subprocesses_option,
+    threads_option,
 )
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.live_maps import OriginalNames
@@ -42,7 +43,7 @@ from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_optio
 from jsspy.errors import JsspyError, NotNode, ProcessExited, ProcessNotFound
 from jsspy.model.growth import GrowthTaker
 from jsspy.model.live import Account
-from jsspy.model.mode import Mode, NativeFrames
+from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.recorder import End, Recorder, RecordingOptions
 from jsspy.target.process import Target
 
@@ -63,6 +64,7 @@ _NICE = 5
 @engine_option
 @mode_options
 @native_option
+@threads_option
 @click.option(
     "--delay",
     "delay_s",
@@ -101,6 +103,7 @@ def top_command(
     subprocesses: bool,
     mode: Mode,
     native: NativeFrames,
+    threads: Threads,
     strict: bool,
     source_maps: SourceMaps,
     command: tuple[str, ...],
@@ -126,6 +129,7 @@ def top_command(
         follow_children=subprocesses,
         source_maps=False,
         native=native,
+        threads=threads,
         max_overhead=max_overhead,
     )
     with Recorder(make_engine(engine_name, found, rate_hz, mode=mode), options) as recorder:

@@ -38,6 +38,16 @@ class NativeFrames(Enum):
     """None; a stack without any other frame is "(native)"."""
 
 
+class Threads(Enum):
+    """Which threads of a process are sampled. Values are the words of the command line."""
+
+    MAIN = "main"
+    JS = "js"
+    """Those that run JavaScript: the main thread and workers."""
+    ALL = "all"
+    """V8's helpers and libuv's pool too."""
+
+
 _VALUE_TYPES = {
     Mode.CPU: ValueType.CPU,
     Mode.WALL: ValueType.WALL,

@@ -133,8 +133,11 @@ class ThreadFinder:
         self._isolates: set[int] = set()
         self._key: int | None = None
 
-    def find(self) -> list[ThreadPlan]:
+    def find(self, *, others: bool = False) -> list[ThreadPlan]:
         """Return the threads that own an isolate now, ascending by thread id.
+
+        Args:
+            others: Return those that have none, too, if any has one.
 
         Raises:
             ProcessExited: The target is gone.
@@ -163,6 +166,13 @@ class ThreadFinder:
                 tid, descriptor = next(owners, claimants[0])
             end = self._stack_end(tid, descriptor)
             plans.append(ThreadPlan(tid, Address(isolate), Address(end)))
+        if plans and others:
+            with_isolate = {plan.tid for plan in plans}
+            plans += [
+                ThreadPlan(tid, Address(0), Address(self._stack_end(tid, descriptor)))
+                for tid, descriptor in self._descriptors.items()
+                if tid not in with_isolate
+            ]
         return sorted(plans)
 
     def _forget(self, tids: list[Tid]) -> None:
