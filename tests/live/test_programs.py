@@ -6,13 +6,13 @@ wrong, `split.js` knows how its time is split.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import nodes
+import npm
 from comparing import COUNT, SLACK, compare
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.model.profile import Profile
@@ -27,20 +27,12 @@ RATE_HZ = 500
 LEAST_SAMPLES = 500
 
 
-def packages() -> Path:
-    """Return the directory with the packages of tests/programs/package.json."""
-    root = Path(os.environ.get("JSSPY_PROGRAMS", nodes.ROOT / ".cache" / "programs"))
-    if not (root / "node_modules").exists():
-        nodes.missing(f"no programs in {root}: run `make programs-installed`")
-    return root / "node_modules"
-
-
 @pytest.mark.parametrize("program", ["compile", "bundle", "serve"])
 @pytest.mark.parametrize("version", nodes.selected(VERSIONS))
 def test_self_time_and_hot_lines_are_those_of_v8(
     version: str, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NODE_PATH", str(packages()))
+    monkeypatch.setenv("NODE_PATH", str(npm.packages()))
     monkeypatch.setenv("NODE_ENV", "production")
     with nodes.running(version, PROGRAMS / f"{program}.js") as target:
         found = compare(target, tmp_path)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import nodes
+import npm
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.model.names import display_name
 from jsspy.model.profile import Profile
@@ -182,3 +186,48 @@ def test_what_a_command_ran_is_mapped_after_its_end(version: str, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert f"leafWork {tmp_path / 'src' / 'work.ts'}:3" in done.stdout
     assert "0 maps missing" in done.stderr
+
+
+MAPPED = nodes.TARGETS / "programs" / "mapped"
+
+
+@pytest.mark.parametrize("version", NEWEST)
+@pytest.mark.parametrize("tool", ["tsc", "esbuild", "inline", "rollup"])
+def test_what_real_tools_write(version: str, tool: str, tmp_path: Path) -> None:
+    """TypeScript, and bundles by esbuild (minified, map beside or inside of it) and by Rollup."""
+    for source in MAPPED.glob("*.ts"):
+        shutil.copy(source, tmp_path)
+    built = subprocess.run(
+        [str(nodes.find(version)), str(MAPPED / "build.js"), tool, str(tmp_path)],
+        env=os.environ | {"NODE_PATH": str(npm.packages())},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    with nodes.running(version, built, flags=flags(version)) as target:
+        profile, stats = record(target.pid)
+    assert stats.missing == []
+    # Rollup was given what tsc wrote.
+    directory, ending = (tmp_path / "modules", ".js") if tool == "rollup" else (tmp_path, ".ts")
+    where = {
+        "mixRounds": (directory / f"mixer{ending}", "Math.imul("),
+        "driveMixer": (directory / f"mixer{ending}", "mixRounds({"),
+        "repeatForever": (directory / f"main{ending}", "driveMixer(mixer)"),
+    }
+    seen = set()
+    for frame in profile.frames:
+        name = frame.original_name or frame.name
+        if frame.kind is not FrameKind.JS or name not in where or frame.original is None:
+            continue
+        path, text = where[name]
+        lines = path.read_text(encoding="utf-8").split("\n")
+        assert frame.location is not None
+        assert Path(frame.location.url).parent == Path(built).parent
+        assert frame.original.url == str(path), frame
+        assert frame.original.line is not None
+        if text in lines[frame.original.line - 1]:
+            seen.add(name)
+        assert frame.original_definition is not None
+        assert frame.original_definition.line is not None
+        assert name in lines[frame.original_definition.line - 1]
+    assert seen == set(where), profile.frames

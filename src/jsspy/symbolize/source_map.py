@@ -19,6 +19,11 @@ from jsspy.errors import MalformedData
 MAX_SECTIONS = 10_000
 """Parts of an index map; bundlers emit one per input file at most."""
 
+MAX_LINES = 1 << 23
+MAX_SEGMENTS = 1 << 24
+"""Of generated code. A map of 60 MiB has about 10 million segments; what has nothing but
+separators would take a hundred times its size."""
+
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _DIGIT = bytes(_BASE64.index(c) if c in _BASE64 else 0xFF for c in range(256))
 """Character -> base64 digit. Bit 5 of a digit says that another follows; 0xFF is no digit."""
@@ -87,6 +92,13 @@ class SourceMap:
         if not isinstance(tree, dict) or tree.get("version") != 3:
             raise MalformedData(where, "not a source map of version 3")
         parts = tree.get("sections")
+        inner_maps = (
+            [part.get("map") for part in parts if isinstance(part, dict)]
+            if isinstance(parts, list)
+            else [tree]
+        )
+        texts = [it.get("mappings") for it in inner_maps if isinstance(it, dict)]
+        _check_size([text for text in texts if isinstance(text, str)], where)
         if parts is None:
             return cls([_decode_section(tree, 0, 0, where)])
         if not isinstance(parts, list) or len(parts) > MAX_SECTIONS:
@@ -138,12 +150,26 @@ class SourceMap:
         source, name = segments.source[k], segments.name[k]
         if not 0 <= source < len(section.sources):
             return None
+        if segments.original_line[k] < 0 or segments.original_column[k] < 0:
+            return None
         return OriginalPosition(
             section.sources[source],
             segments.original_line[k] + 1,
             segments.original_column[k] + 1,
             section.names[name] if 0 <= name < len(section.names) else None,
         )
+
+
+def _check_size(mappings: list[str], where: str) -> None:
+    """Refuse what would take far more memory than its file.
+
+    Raises:
+        MalformedData: It does.
+    """
+    lines = sum(text.count(";") for text in mappings)
+    segments = sum(text.count(",") for text in mappings)
+    if lines >= MAX_LINES or segments >= MAX_SEGMENTS:
+        raise MalformedData(where, "too many lines or segments")
 
 
 def _decode_section(tree: dict[str, object], line: int, column: int, where: str) -> _Section:

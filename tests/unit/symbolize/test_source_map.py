@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jsspy.errors import MalformedData
+from jsspy.symbolize import source_map
 from jsspy.symbolize.source_map import OriginalPosition, SourceMap
 from maps import Segment, encode
 
@@ -99,6 +100,39 @@ def test_segments_out_of_order_are_sorted() -> None:
 def test_what_is_not_a_map_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedData):
         SourceMap.decode(data, "bad.map")
+
+
+@pytest.mark.parametrize("separator", [";", ","])
+@pytest.mark.parametrize("sections", [False, True])
+def test_nothing_but_separators_is_refused(
+    separator: str, sections: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_map, "MAX_LINES", 1000)
+    monkeypatch.setattr(source_map, "MAX_SEGMENTS", 1000)
+    half = {"version": 3, "sources": [], "names": [], "mappings": separator * 600}
+    part = {"offset": {"line": 0, "column": 0}, "map": half}
+    tree = {"version": 3, "sections": [part, part]} if sections else half
+    tree = tree | ({} if sections else {"mappings": separator * 1000})
+    with pytest.raises(MalformedData, match="too many"):
+        SourceMap.decode(json.dumps(tree).encode(), "bomb.map")
+    SourceMap.decode(json.dumps(half).encode(), "large.map")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json() -> None:
+    tree = {"version": 3, "sources": ["a.ts"], "names": [], "mappings": "AAAA"}
+    data = json.dumps(tree).encode("utf-8-sig")
+    assert SourceMap.decode(data, "bom.map").find(1, 1) == OriginalPosition("a.ts", 1, 1, None)
+
+
+@pytest.mark.parametrize(
+    "segment", [(0, 2, 0, 0, None), (0, -1, 0, 0, None), (0, 0, -1, 0, None), (0, 0, 0, -1, None)]
+)
+def test_positions_that_are_nowhere_are_none(segment: Segment) -> None:
+    assert make(encode([[segment]])).find(1, 1) is None
+
+
+def test_a_name_that_is_none_of_the_maps_is_none() -> None:
+    assert make(encode([[(0, 0, 0, 0, 9)]])).find(1, 1) == OriginalPosition("a.ts", 1, 1, None)
 
 
 columns = st.integers(0, 1 << 20)
