@@ -89,7 +89,7 @@ def _meta(profile: Profile) -> dict[str, Any]:
         "preprocessedProfileVersion": VERSION,
         "version": _GECKO_VERSION,
         "processType": 0,
-        "product": clean(meta.command) or "node",
+        "product": f"{clean(meta.command) or 'node'} ({meta.value_type.words})",
         "importedFrom": f"jsspy {clean(meta.jsspy_version)}".strip(),
         "stackwalk": 1,
         "debug": False,

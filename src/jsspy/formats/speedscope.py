@@ -55,8 +55,8 @@ def _parts(profile: Profile) -> Iterator[str]:
     version = profile.meta.jsspy_version
     exporter = dump_json(f"jsspy@{clean(version)}" if version else "jsspy")
     yield f'{{"$schema":"{_SCHEMA}",\n"exporter":{exporter},\n'
-    if profile.meta.command:
-        yield f'"name":{dump_json(clean(profile.meta.command))},\n'
+    name = f"{clean(profile.meta.command)} ({profile.meta.value_type.words})"
+    yield f'"name":{dump_json(name.lstrip())},\n'
     yield '"activeProfileIndex":0,\n"shared":{"frames":[\n'
     yield from separated(dump_json(_frame(function)) for function in tree.keys)
     yield ']},\n"profiles":['

@@ -56,6 +56,7 @@ def _parts(profile: Profile) -> Iterator[str]:
     boxes, left_out = _layout(tree, whole)
     height = _TOP + _ROW * (max((depth for _, depth, _, _ in boxes), default=-1) + 3)
     title = escape(clean(profile.meta.command) or "flame graph")
+    title += f" ({profile.meta.value_type.words})"
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         f'width="{_WIDTH}" height="{height}" font-family="monospace" font-size="11">\n'

@@ -28,6 +28,19 @@ class ValueType(Enum):
     SAMPLES = "samples"
     """Weights are counts, not nanoseconds (imported folded stacks)."""
 
+    @property
+    def words(self) -> str:
+        """What is written on an axis."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    ValueType.CPU: "CPU time",
+    ValueType.WALL: "wall time",
+    ValueType.OFF_CPU: "time off the CPU",
+    ValueType.SAMPLES: "samples",
+}
+
 
 class ThreadInfo(NamedTuple):
     """One thread of a profile. Samples name it by its index in `Profile.threads`."""
