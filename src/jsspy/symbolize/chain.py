@@ -265,7 +265,7 @@ class ChainSymbolizer:
         if address != registers.rsp & ~7:
             return None
         fp: int = _WORD(chain.slots)[0]
-        trail = self._trails.walk(registers.rip, registers.rsp, registers.rbp, data, fp)
+        trail = self._trails.walk(registers, chain.red_zone, data, fp)
         if trail is None:
             return None
         generation = self._code.native_generation

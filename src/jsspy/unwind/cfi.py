@@ -36,6 +36,7 @@ x86-64 psABI, figure 3.36 (register numbers).
 
 from __future__ import annotations
 
+import re
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -122,6 +123,18 @@ class FastRule(NamedTuple):
     """(register, index of its word in the run); the last word is the return address."""
 
 
+class ShortRule(NamedTuple):
+    """The caller's rsp (the CFA), return address (right below it) and rbp."""
+
+    from_rbp: bool
+    """Relative to rbp, else to rsp."""
+    offset: int
+    addend: int | None
+    """If not None: what is there is a word, and the CFA is this much above what it says."""
+    rbp_word: int
+    """Words below the CFA at which rbp is; 0: it has not changed."""
+
+
 class _Place(Enum):
     """How a register of the caller is found (DWARF 5, 6.4.1)."""
 
@@ -149,6 +162,10 @@ class _GeneralRule(NamedTuple):
 
 
 _Rule = FastRule | _GeneralRule
+
+_KEPT_RSP = re.compile(
+    rb"\x77([\x80-\xff]?[\x00-\x7f])\x06\x23([\x80-\xff]?[\x00-\x7f])", re.DOTALL
+)
 
 
 class _Malformed(Exception):
@@ -252,10 +269,22 @@ class CfiTable:
         registers[16] = rip
         return Step.CALLER
 
-    def fast_rule(self, address: int) -> FastRule | None:
-        """Return the rule for a pc, as linked, if it is of the simple form."""
+    def short_rule(self, address: int) -> ShortRule | None:
+        """Return the rule for a pc, as linked, if rsp and rbp are all that it needs."""
         rule = self._fast.get(address) or self._find_rule(address)
-        return rule if isinstance(rule, FastRule) else None
+        if isinstance(rule, FastRule):
+            count = rule.depth // 8
+            rbp_word = next((count - index for it, index in rule.saved if it == RBP), 0)
+            if rule.base in (RSP, RBP):
+                return ShortRule(rule.base == RBP, rule.offset, None, rbp_word)
+        elif rule is not None and rule.base < 0 and not rule.interrupted:
+            # Where OpenSSL aligns its stack: a word in the frame says where rsp was.
+            where = _decode_kept_rsp(rule.expression)
+            places = dict(rule.places)
+            rbp = places.get(RBP, (_Place.AT_CFA, 0))
+            if where and places.get(RIP) == (_Place.AT_CFA, -8) and rbp[0] is _Place.AT_CFA:
+                return ShortRule(False, *where, -int(rbp[1]) // 8)
+        return None
 
     def _step_slowly(
         self, address: int, registers: CfiRegisters, stack: bytes | memoryview, stack_start: int
@@ -660,6 +689,15 @@ def _step_general(
     caller[VOLATILE_KNOWN] |= rule.interrupted
     registers[:] = caller
     return Step.INTERRUPTED if rule.interrupted else Step.CALLER
+
+
+def _decode_kept_rsp(expression: bytes) -> tuple[int, int] | None:
+    """Decode "the word at rsp + n, plus m" (DW_OP_breg7 n, deref, plus_uconst m); else None."""
+    match = _KEPT_RSP.fullmatch(expression)
+    if match is None:
+        return None
+    reader = _Reader(match[1] + match[2], 0)
+    return reader.sleb(), reader.uleb()
 
 
 def _find_register(

@@ -7,11 +7,10 @@ Whatever does not fit (other rules, other registers, no rule) is left to `jsspy.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from jsspy.model.capture import Registers
 from jsspy.model.units import FileAddress
 from jsspy.unwind.base import CodeMap, Region
-from jsspy.unwind.cfi import RBP, RSP
+from jsspy.unwind.cfi import ShortRule
 from jsspy.unwind.hybrid import HybridUnwinder
 
 Trail = tuple[int, ...]
@@ -20,33 +19,22 @@ Trail = tuple[int, ...]
 _MAX_STEPS = 1 << 16
 
 
-class _Step(NamedTuple):
-    """How to leave the function that a pc is in."""
-
-    from_rbp: bool
-    """The CFA is relative to rbp, else to rsp."""
-    offset: int
-    rbp_word: int
-    """Words below the CFA at which the caller's rbp is; 0: rbp has not changed."""
-
-
 class TrailWalker:
     """Walks native leaves of one target."""
 
     def __init__(self, code: CodeMap, unwinder: HybridUnwinder) -> None:
         self._code = code
         self._unwinder = unwinder
-        self._steps: dict[int, _Step | None] = {}
+        self._steps: dict[int, ShortRule | None] = {}
         """By pc, that of a leaf negated; None: leave it to others."""
         self._generation = -1
 
-    def walk(self, rip: int, rsp: int, rbp: int, stack: bytes, fp: int) -> Trail | None:
+    def walk(self, registers: Registers, red_zone: bytes, stack: bytes, fp: int) -> Trail | None:
         """Return the pcs up to V8's code, if that leads to the frame at `fp`.
 
         Args:
-            rip: Of the leaf; in native code.
-            rsp: Likewise.
-            rbp: Likewise.
+            registers: Of the leaf, in native code.
+            red_zone: What is right below `stack`; some functions keep there where they were called.
             stack: From rsp, rounded down to a multiple of 8, on.
             fp: Of the newest V8 frame.
         """
@@ -54,10 +42,11 @@ class TrailWalker:
             self._generation = self._code.native_generation
             self._steps.clear()
         steps = self._steps
-        start = rsp & ~7
-        words = memoryview(stack).cast("Q")
+        rsp, rbp = registers.rsp, registers.rbp
+        start = (rsp & ~7) - len(red_zone)
+        words = memoryview(red_zone + stack).cast("Q")
         trail: list[int] = []
-        key = -rip
+        key = -registers.rip
         # Each turn goes up the stack, or ends.
         while True:
             try:
@@ -68,8 +57,13 @@ class TrailWalker:
                 step = self._learn(key)
             if step is None:
                 return None
-            from_rbp, offset, rbp_word = step
+            from_rbp, offset, addend, rbp_word = step
             cfa = (rbp if from_rbp else rsp) + offset
+            if addend is not None:
+                at = cfa - start
+                if at & 7 or not 0 <= at >> 3 < len(words):
+                    return None
+                cfa = words[at >> 3] + addend
             at = cfa - start
             if cfa <= rsp or at & 7:
                 return None
@@ -82,18 +76,14 @@ class TrailWalker:
                 rbp = words[at - rbp_word]
             rsp = cfa
 
-    def _learn(self, key: int) -> _Step | None:
+    def _learn(self, key: int) -> ShortRule | None:
         is_return_address = key > 0
         pc = abs(key)
         area = self._code.find(pc)
         step = None
         if area.region is Region.NATIVE and area.elf is not None:
             address = FileAddress(pc - area.bias - is_return_address)
-            rule = self._unwinder.table(area.elf).fast_rule(address)
-            if rule is not None and rule.base in (RSP, RBP):
-                count = rule.depth // 8
-                word = next((count - index for it, index in rule.saved if it == RBP), 0)
-                step = _Step(rule.base == RBP, rule.offset, word)
+            step = self._unwinder.table(area.elf).short_rule(address)
         if len(self._steps) >= _MAX_STEPS:
             self._steps.clear()
         self._steps[key] = step
