@@ -29,9 +29,10 @@ from jsspy.symbolize.chain import ChainSymbolizer
 from jsspy.symbolize.js import JsSymbolizer
 from jsspy.symbolize.kernel import load_kernel_symbols
 from jsspy.symbolize.native import NativeSymbolizer, select_frames
+from jsspy.symbolize.own_map import OwnMap
 from jsspy.target.process import Target, V8Binary
 from jsspy.unwind.base import CodeMap, Region
-from jsspy.unwind.chain import whole
+from jsspy.unwind.chain import ChainCutter, whole
 from jsspy.unwind.hybrid import HybridUnwinder
 from jsspy.v8.async_chain import AsyncReader, derive_async_layout
 from jsspy.v8.function import FunctionReader
@@ -130,6 +131,7 @@ class Resolver:
         self._unwinder = HybridUnwinder(target.memory, self._code, self._v8, native)
         self._js = JsSymbolizer(self._v8, self._code) if self._v8 is not None else None
         self._native = NativeSymbolizer(target)
+        self._own_map = OwnMap(target) if self._v8 is None else None
         self._chains = (
             ChainSymbolizer(
                 self._plan,
@@ -141,6 +143,9 @@ class Resolver:
             )
             if self._v8 is not None and self._js is not None
             else None
+        )
+        self._cutter = (
+            ChainCutter(self._plan, self._code, self._js.belongs) if self._js is not None else None
         )
         self._learn_ns: dict[int, int] = {}
         """Isolate -> when it was last looked at."""
@@ -212,18 +217,24 @@ class Resolver:
         """
         capture = raw.capture
         truncation: Truncation | None = None
+        later: dict[int, bytes] = {}
         match capture:
             case StackSnapshot():
-                if self._v8 is not None and capture.isolate:
-                    self._v8.codes.learn_isolate(capture.isolate)
+                self._learn_isolate(capture.isolate, raw.time_ns)
+                if (
+                    capture.late_exit_fp is not None
+                    and self._chains is not None
+                    and self._cutter is not None
+                    and (chain := self._cutter.cut(capture)) is not None
+                    and (known := self._chains.name(chain, raw.time_ns)) is not None
+                ):
+                    return self._sample(raw, list(known.frames), None, VmState.UNKNOWN)
                 stack, truncation = self._unwinder.unwind(capture)
                 followed, registers = capture.followed, capture.registers
+                if capture.late_exit_fp is not None:
+                    followed, later = {}, followed
             case FrameChain():
-                if raw.time_ns >= self._learn_ns.get(capture.isolate, 0):
-                    # Samples come in batches.
-                    self._learn_ns[capture.isolate] = time.monotonic_ns()
-                    if self._v8 is not None and capture.isolate:
-                        self._v8.codes.learn_isolate(capture.isolate)
+                self._learn_isolate(capture.isolate, raw.time_ns)
                 if self._chains is not None:
                     known = self._chains.name(capture, raw.time_ns)
                     if known is not None:
@@ -245,7 +256,7 @@ class Resolver:
                 assert_never(capture)
         named: Sequence[Frames | None]
         if self._js is not None:
-            named = self._js.symbolize(stack, followed, registers)
+            named = self._js.symbolize(stack, followed, registers, later=later)
         else:
             named = [None] * len(stack)
         if self._awaiting is not None and isinstance(capture, StackSnapshot):
@@ -260,7 +271,8 @@ class Resolver:
             pc, is_return_address = physical[0], physical[1]
             if physical.fp and self._js is None:
                 self._unknown_frames += 1
-                frames.append(UNKNOWN)
+                own = self._own_map.find(pc - is_return_address) if self._own_map else None
+                frames.append(own or UNKNOWN)
                 continue
             if is_native_wanted:
                 frames.append(native(pc, is_return_address=is_return_address) or UNKNOWN)
@@ -268,6 +280,13 @@ class Resolver:
             return LossReason.UNRESOLVED
         state = self._vm_state(capture, stack)
         return self._sample(raw, frames, truncation, state)
+
+    def _learn_isolate(self, isolate: int, time_ns: int) -> None:
+        """See where the code of an isolate is, unless that was seen since a sample was taken."""
+        if time_ns >= self._learn_ns.get(isolate, 0):
+            self._learn_ns[isolate] = time.monotonic_ns()
+            if self._v8 is not None and isolate:
+                self._v8.codes.learn_isolate(isolate)
 
     def _sample(
         self, raw: RawSample, frames: list[Frame], truncation: Truncation | None, state: VmState

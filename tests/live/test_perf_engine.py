@@ -25,20 +25,23 @@ from recorded import record, require
 from running import AS_NOBODY, BUSY, environment
 from truth import Site, difference
 
-pytestmark = pytest.mark.soak
-
 LATEST = "22.23.3"
 SCENARIOS = (
     *(("plain", leaf) for leaf in ("js", "json", "zlib", "fs", "regexp", "gc", "strings")),
     *(("map", "js"), ("replace", "gc"), ("reviver", "json"), ("resumed", "js"), ("timer", "json")),
 )
+CASES = [
+    # Three scenarios on each version, all of them with JSSPY_THOROUGH.
+    (version, *SCENARIOS[(index + 3 * step) % len(SCENARIOS)])
+    for index, version in enumerate(nodes.selected(nodes.MODERN))
+    for step in range(len(SCENARIOS) if os.environ.get("JSSPY_THOROUGH") else 3)
+]
 
 MIXED = nodes.TARGETS / "mixed.js"
 CLOSURES = nodes.TARGETS / "closures.js"
 
 
-@pytest.mark.parametrize(("scenario", "leaf"), SCENARIOS)
-@pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
+@pytest.mark.parametrize(("version", "scenario", "leaf"), CASES)
 def test_stacks_are_those_of_the_program(version: str, scenario: str, leaf: str) -> None:
     program = nodes.TARGETS / "stacks.js"
     with nodes.running(version, program, scenario, leaf, wait=False) as target:
@@ -48,10 +51,16 @@ def test_stacks_are_those_of_the_program(version: str, scenario: str, leaf: str)
         recording = record(target.pid, 40, engine=PerfEngine(400))
     whole = [sample for sample in recording.samples if sample.stack.truncated is None]
     assert len(whole) >= 0.95 * len(recording.samples)
-    for sample in whole:
+    # Functions are read a moment after the dump was made: the GC may have moved young ones.
+    named = [
+        sample
+        for sample in whole
+        if all(frame.kind is not FrameKind.UNKNOWN for frame in sample.stack.frames)
+    ]
+    assert len(named) >= 0.9 * len(whole)
+    for sample in named:
         assert difference(sample.stack.frames, sites) == "", sample
         assert sample.stack.frames[0].name == "_start"
-    # Functions are read a moment after the dump was made: the GC may have moved young ones.
     resolver = recording.resolver
     assert resolver.js_frames_named >= 0.95 * resolver.js_frames
 
@@ -66,7 +75,8 @@ def test_native_work_has_its_javascript_frames(version: str) -> None:
         for sample in recording.samples
         if all(frame.name != "drive" for frame in sample.stack.frames)
     ]
-    assert len(bare) <= 0.01 * len(recording.samples) + 1
+    # 1 % where nothing else runs: what is below rsp is read a moment later.
+    assert len(bare) <= 0.03 * len(recording.samples)
     # None of them passes for a whole stack.
     assert all(sample.stack.truncated is not None for sample in bare)
     assert any(s.stack.frames[-1].kind is FrameKind.KERNEL for s in recording.samples)
@@ -77,7 +87,7 @@ def test_no_name_is_wrong_while_closures_are_collected(version: str) -> None:
     flags = ["--expose-gc", "--max-semi-space-size=1", "--no-turbo-inlining"]
     with nodes.running(version, CLOSURES, flags=flags) as process:
         require(PerfEngine, process.pid)
-        recording = record(process.pid, 800, engine=PerfEngine(499))
+        recording = record(process.pid, 800, engine=PerfEngine(499), at_once=True)
     callers = {"alpha": "viaAlpha", "beta": "viaBeta", "viaAlpha": "drive", "viaBeta": "drive"}
     seen: Counter[str] = Counter()
     for sample in recording.samples:
@@ -90,7 +100,7 @@ def test_no_name_is_wrong_while_closures_are_collected(version: str) -> None:
         seen.update(names)
     assert sum(seen[name] for name in ("alpha", "beta", "viaAlpha", "viaBeta")) > 40
     resolver = recording.resolver
-    assert resolver.js_frames_named >= 0.8 * resolver.js_frames
+    assert resolver.js_frames_named >= 0.95 * resolver.js_frames
 
 
 AS_USER = """

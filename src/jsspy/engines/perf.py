@@ -8,11 +8,11 @@ Its threads are not stopped. Only CPU time is sampled: a thread that sleeps has 
 CAP_PERFMON and with perf_event_paranoid at 2, ticks that strike in the kernel give no sample: they
 are counted as lost.
 
-Each sample wakes us, so that the JSFunctions of its frames are read before the garbage collector
-moves them: of a program that did little else than to make closures, 0.5 % had moved by then. The
-isolate's words are not in a dump, and read later they may belong to another moment: native code is
-unwound by its own tables into V8's. What is below rsp is not in a dump either; read later it serves
-where the rest proves it right.
+Samples wake us within 10 ms, so that the JSFunctions of their frames are read before the garbage
+collector moves them: of a program that does little else than to make closures 3 % have by then.
+The isolate's words are not in a dump, and read later they may belong to another moment: native code
+is unwound by its own tables into V8's. What is below rsp is not in a dump either; read later it
+serves where the rest proves it right.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import os
 import select
 import time
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 from jsspy.engines.base import Availability, Engine
 from jsspy.errors import EngineUnavailable, ProcessExited
@@ -47,6 +47,15 @@ MAX_FOLLOWED: Final = 1000
 RED_ZONE_BYTES: Final = 128
 
 _HEARTBEAT_NS: Final = 250_000_000
+_FRESH_NS: Final = 10_000_000
+"""How long a sample may wait until what its frames point to is read."""
+
+_MIN_BATCH_NS: Final = 50_000_000
+_MAX_BATCH_NS: Final = 200_000_000
+_BATCH_SAMPLES: Final = 20
+"""One thread's samples that are given on together, if that takes neither too long nor too short."""
+_BATCH: Final = 256
+"""Samples that are given on at once at most: whoever names them gets a turn at the clock."""
 _NO_PLAN: Final = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
 _DENIED: Final = (errno.EACCES, errno.EPERM)
 
@@ -70,7 +79,12 @@ class _Thread:
         self.lost = 0
         """Samples for which the ring had no room."""
         self.event = perf.open_clock(
-            plan.tid, period_ns, kernel=kernel, dump_bytes=DUMP_BYTES, enabled=False
+            plan.tid,
+            period_ns,
+            kernel=kernel,
+            dump_bytes=DUMP_BYTES,
+            wakeup_samples=max(_FRESH_NS // period_ns, 1),
+            enabled=False,
         )
         size = MAX_RING_BYTES
         while True:
@@ -99,6 +113,15 @@ class _Thread:
         os.close(self.event)
 
 
+class _Later(NamedTuple):
+    """What was read after the dumps."""
+
+    followed: dict[int, bytes]
+    exit_fp: int
+    red_zones: list[bytes]
+    """Of each dump."""
+
+
 class _Sampled:
     """A target with its plan, and its threads by file descriptor."""
 
@@ -111,6 +134,7 @@ class _Sampled:
         self.plan = plan
         self.marker = plan.marker_slot >> 3
         self.follow = plan.follow_slot >> 3
+        self.target_slot = plan.frame_slots[4] >> 3 if plan.frame_slots else self.follow
         self.saved = tuple(slot >> 3 for slot in plan.saved_exit_slots)
         self.follow_registers = tuple(map(Registers._fields.index, plan.follow_registers))
 
@@ -128,6 +152,8 @@ class PerfEngine(Engine):
 
     def __init__(self, rate_hz: float, *, mode: Mode = Mode.CPU) -> None:
         super().__init__(rate_hz, mode=mode)
+        batch_ns = int(_BATCH_SAMPLES * 1e9 / rate_hz)
+        self._batch_ns = min(max(batch_ns, _MIN_BATCH_NS), _MAX_BATCH_NS)
         self._kernel = True
         self._targets: dict[Pid, _Sampled] = {}
         self._poll = select.poll()
@@ -216,95 +242,103 @@ class PerfEngine(Engine):
                 self._drop(sampled, thread)
 
     def samples(self) -> Iterator[list[RawSample]]:
-        """Yield what the rings hold; see `Engine.samples`."""
+        """Yield what the rings hold; see `Engine.samples`.
+
+        Samples are given on in batches: whoever names them needs one look at what they share.
+        """
         clock = time.monotonic_ns
-        beat = clock() + _HEARTBEAT_NS
+        heartbeat = clock() + _HEARTBEAT_NS
+        due = clock() + self._batch_ns
+        batch: list[RawSample] = []
         while self._targets:
-            ready = self._poll.poll(max(beat - clock(), 0) / 1e6)
-            batch: list[RawSample] = []
-            for event, state in ready:
-                for sampled in tuple(self._targets.values()):
-                    thread = sampled.threads.get(event)
-                    if thread is None:
-                        continue
+            ready = dict(self._poll.poll(max(due - clock(), 0) / 1e6))
+            now = clock()
+            is_due = now >= due
+            for sampled in tuple(self._targets.values()):
+                # Of a thread that sleeps by now there may be too few samples to wake us.
+                for event in tuple(sampled.threads if is_due else ready.keys() & sampled.threads):
+                    thread = sampled.threads[event]
                     batch += self._take(sampled, thread)
-                    if state & (select.POLLHUP | select.POLLERR):
+                    if ready.get(event, 0) & (select.POLLHUP | select.POLLERR):
                         # The thread has ended.
                         self._drop(sampled, thread)
-            batch.sort(key=_time)
-            now = clock()
-            is_due = now >= beat
             if is_due:
-                beat = now + _HEARTBEAT_NS
+                due = now + self._batch_ns
+            beats = now >= heartbeat
+            if beats:
+                heartbeat = now + _HEARTBEAT_NS
                 self._account()
                 for pid in [p for p, it in self._targets.items() if not it.target.is_alive()]:
                     self.remove_target(pid)
-            if batch or is_due:
+            if beats or (batch and is_due) or len(batch) >= _BATCH or not self._targets:
+                batch.sort(key=_time)
                 yield batch
+                batch = []
         self._account()
 
     def _take(self, sampled: _Sampled, thread: _Thread) -> list[RawSample]:
         """Turn the records of a ring into samples."""
-        samples = []
         dumps = thread.ring.read()
         if thread.ring.lost > thread.lost:
             self._ring_full += thread.ring.lost - thread.lost
             thread.lost = thread.ring.lost
-        for dump in dumps:
-            try:
-                followed, below = self._follow(sampled, thread, dump)
-            except ProcessExited:
-                followed, below = {}, b""
-            start = dump.registers.rsp
-            self._delivered += 1
-            capture = StackSnapshot(
-                dump.registers,
-                Address(start),
-                dump.stack,
-                thread.plan.isolate,
-                b"",
-                followed,
-                stack_complete=start + len(dump.stack) >= thread.plan.stack_end,
-                late_red_zone=below,
+        if not dumps:
+            return []
+        try:
+            later = self._read_later(sampled, thread, dumps)
+        except ProcessExited:
+            later = _Later({}, 0, [b""] * len(dumps))
+        stack_end, isolate = thread.plan.stack_end, thread.plan.isolate
+        samples = [
+            RawSample(
+                thread.pid,
+                thread.tid,
+                dump.time_ns,
+                self._pace.period_at(dump.time_ns),
+                ThreadState.RUNNING,
+                StackSnapshot(
+                    dump.registers,
+                    Address(dump.registers.rsp),
+                    dump.stack,
+                    isolate,
+                    b"",
+                    later.followed,
+                    stack_complete=dump.registers.rsp + len(dump.stack) >= stack_end,
+                    late_red_zone=red_zone,
+                    late_exit_fp=later.exit_fp,
+                ),
+                tuple(map(Address, dump.kernel_chain)),
             )
-            samples.append(
-                RawSample(
-                    thread.pid,
-                    thread.tid,
-                    dump.time_ns,
-                    self._pace.period_at(dump.time_ns),
-                    ThreadState.RUNNING,
-                    capture,
-                    tuple(map(Address, dump.kernel_chain)),
-                )
-            )
+            for dump, red_zone in zip(dumps, later.red_zones, strict=True)
+        ]
+        self._delivered += len(samples)
         self.stats.requested += len(samples)
         return samples
 
-    def _follow(
-        self, sampled: _Sampled, thread: _Thread, dump: perf.Dump
-    ) -> tuple[dict[int, bytes], bytes]:
-        """Read the objects that the frames of a dump point to, and what is below it.
+    def _read_later(self, sampled: _Sampled, thread: _Thread, dumps: list[perf.Dump]) -> _Later:
+        """Read what is not in dumps, and may be gone soon.
 
         Raises:
             ProcessExited: The target is gone.
         """
         plan, memory = sampled.plan, sampled.target.memory
-        # Where the isolate says that the newest frame is now: a hint where to look.
-        slots = plan.exit_slots if thread.plan.isolate else ()
-        wanted = [(dump.registers.rsp - RED_ZONE_BYTES, RED_ZONE_BYTES)]
-        wanted += [(thread.plan.isolate + slot, 8) for slot in slots]
-        below, *words = memory.read_many(wanted)
-        pointers = {dump.registers[index] for index in sampled.follow_registers}
-        starts = [int.from_bytes(word or b"", "little") for word in words]
-        _walk(sampled, dump, [dump.registers.rbp, *starts], pointers)
+        isolate = thread.plan.isolate
+        wanted = [(dump.registers.rsp - RED_ZONE_BYTES, RED_ZONE_BYTES) for dump in dumps]
+        wanted += [(isolate + slot, 8) for slot in plan.exit_slots if isolate]
+        words = memory.read_many(wanted)
+        exits = [int.from_bytes(word or b"", "little") for word in words[len(dumps) :]]
+        pointers: set[int] = set()
+        for dump in dumps:
+            pointers.update(dump.registers[index] for index in sampled.follow_registers)
+            _walk(sampled, dump, [dump.registers.rbp, *exits], pointers)
         tag, mask = plan.tag, plan.tag_mask
         found = [word for word in pointers if word & mask == tag][:MAX_FOLLOWED]
         objects = memory.read_many([(word - tag, plan.follow_size) for word in found])
-        followed = {
-            word: data for word, data in zip(found, objects, strict=True) if data is not None
-        }
-        return followed, below or b""
+        return _Later(
+            {word: data for word, data in zip(found, objects, strict=True) if data is not None},
+            next(filter(None, exits), 0),
+            [word or b"" for word in words[: len(dumps)]],
+        )
 
     def _account(self) -> None:
         """Bring the statistics up to date."""
@@ -335,17 +369,21 @@ def _walk(sampled: _Sampled, dump: perf.Dump, starts: list[int], pointers: set[i
     words = memoryview(dump.stack[: len(dump.stack) & ~7]).cast("Q")
     count = len(words)
     marker, follow, saved = sampled.marker, sampled.follow, sampled.saved
+    target, tag, mask = sampled.target_slot, sampled.plan.tag, sampled.plan.tag_mask
     markers = sampled.plan.entry_markers
     # Slots below rsp have not been pushed yet.
-    lowest = -min((marker, follow, *saved))
+    lowest, lowest_entry = -min(marker, follow), -min((marker, follow, *saved))
     seen = set()
     for fp in starts:  # grows while it is walked: each start is a frame that was counted
         index = (fp - start) >> 3
-        while lowest <= index < count and not fp & 7 and index not in seen:
+        while 0 <= index < count and not fp & 7 and index not in seen:
             seen.add(index)
-            pointers.add(words[index + follow])
-            if words[index + marker] in markers:
-                starts.extend([words[index + slot] for slot in saved])
+            if index >= lowest:
+                pointers.add(words[index + follow])
+                if words[index + marker] & mask != tag and index + target < count:
+                    pointers.add(words[index + target])
+                if words[index + marker] in markers and index >= lowest_entry:
+                    starts.extend([words[index + slot] for slot in saved])
             caller = words[index]
             if caller <= fp:
                 break

@@ -96,7 +96,13 @@ class Dump(NamedTuple):
 
 
 def open_clock(
-    tid: int, period_ns: int, *, kernel: bool, dump_bytes: int = 0, enabled: bool = True
+    tid: int,
+    period_ns: int,
+    *,
+    kernel: bool,
+    dump_bytes: int = 0,
+    wakeup_samples: int = 1,
+    enabled: bool = True,
 ) -> int:
     """Open the clock of a thread; return its file descriptor.
 
@@ -105,13 +111,17 @@ def open_clock(
         period_ns: CPU time between two samples.
         kernel: Strike in the kernel, too, and note its call chain.
         dump_bytes: Bytes of stack that each sample carries; 0 if there is no ring to write to.
+        wakeup_samples: How many in the ring make it readable.
         enabled: Start now.
 
     Raises:
         ProcessExited: The thread is gone.
         Refused: Not permitted, or not supported.
     """
-    return _open(tid, _CPU_CLOCK, period_ns, kernel=kernel, dump_bytes=dump_bytes, enabled=enabled)
+    fd = _open(tid, _CPU_CLOCK, period_ns, kernel, dump_bytes, wakeup_samples)
+    if enabled:
+        enable(fd)
+    return fd
 
 
 def open_switches(tid: int) -> int:
@@ -123,11 +133,16 @@ def open_switches(tid: int) -> int:
         ProcessExited: The thread is gone.
         Refused: Not permitted, or not supported.
     """
-    return _open(tid, _CONTEXT_SWITCHES, 1, kernel=True, dump_bytes=0, enabled=False)
+    return _open(tid, _CONTEXT_SWITCHES, 1)
 
 
 def _open(
-    tid: int, counter: int, period: int, *, kernel: bool, dump_bytes: int, enabled: bool
+    tid: int,
+    counter: int,
+    period: int,
+    kernel: bool = True,
+    dump_bytes: int = 0,
+    wakeup_samples: int = 1,
 ) -> int:
     kinds = 0
     if dump_bytes:
@@ -139,7 +154,7 @@ def _open(
     attributes = ctypes.create_string_buffer(
         _ATTRIBUTES.pack(
             *(_TYPE_SOFTWARE, _ATTRIBUTES.size, counter, period, kinds, 0, flags),
-            *(1, 0, 0, 0, 0, _REGISTER_MASK if dump_bytes else 0, dump_bytes),
+            *(wakeup_samples, 0, 0, 0, 0, _REGISTER_MASK if dump_bytes else 0, dump_bytes),
             *(time.CLOCK_MONOTONIC, 0, 0, 0, 0),
         )
     )
@@ -151,8 +166,6 @@ def _open(
         if code == 3:  # ESRCH
             raise ProcessExited(f"thread {tid} is gone")
         raise Refused(f"open a perf event on thread {tid}", code)
-    if enabled:
-        enable(fd)
     return fd
 
 

@@ -134,6 +134,8 @@ class StackSnapshot(NamedTuple):
     (x86-64 psABI, 3.2.2. OpenSSL's SHA-512 keeps there where its caller's frame is.)"""
     late_red_zone: bytes = b""
     """The same, read when the thread ran again: not of the moment of the rest."""
+    late_exit_fp: int | None = None
+    """Where the isolate said that the newest exit frame is, likewise; None: it was not asked."""
 
 
 class StoppedReader(Protocol):

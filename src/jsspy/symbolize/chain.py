@@ -225,7 +225,7 @@ class ChainSymbolizer:
     def _name_native_leaf(self, chain: FrameChain, time_ns: int) -> tuple[Frames, bool] | None:
         kind = self._types.get(ROW.unpack_from(chain.rows)[1])
         frames: Sequence[Frame] | None = None
-        if kind is not None and self._unwinder.native is NativeFrames.OFF:
+        if kind is not None and self._unwinder.native is NativeFrames.OFF and chain.isolate_words:
             frames = ()
         elif kind is not None and kind.is_exit:
             frames = self._follow_trail(chain)

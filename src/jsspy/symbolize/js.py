@@ -383,12 +383,19 @@ class JsSymbolizer:
             if raw.words and (copied := followed.get(raw.words[1])) is not None:
                 known[raw.words[2]] = _WORD(copied, self._shared_at)[0]
         words = [FrameWords(*raw.words) for _, raw, _ in frames]
-        found = [
-            None if (copied := later.get(word.function)) is None else copied[self._shared_at :]
-            for word in words
-        ]
-        missing = [index for index, data in enumerate(found) if data is None]
-        slots = [(words[index].function - 1 + self._shared_at, 8) for index in missing]
+        found: list[bytes | None] = [None] * len(words)
+        missing, slots = [], []
+        for index, word in enumerate(words):
+            address = word.function - 1
+            if (copied := later.get(word.function)) is not None:
+                (first,) = _WORD(copied, 0)
+                if first & 1:
+                    found[index] = copied[self._shared_at :]
+                    continue
+                # In place of its map: where the GC has moved it.
+                address = first
+            missing.append(index)
+            slots.append((address + self._shared_at, 8))
         for index, data in zip(missing, self._v8.heap.memory.read_many(slots), strict=True):
             found[index] = data
         result = []
