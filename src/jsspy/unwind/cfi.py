@@ -63,6 +63,12 @@ MAX_FUNCTIONS = 1 << 20
 MAX_ENTRY = 1 << 20
 """Bytes of one FDE or CIE; the largest in Node 26 has 5 KiB."""
 
+_USUAL_ENTRY = 256
+"""Bytes that are read of an FDE or CIE before its length is known; nearly all are shorter."""
+
+_DEF_CFA_OFFSET, _ADVANCE, _OFFSET, _RESTORE = 0x0E, 0x40, 0x80, 0xC0
+"""DWARF instructions (7.24 of DWARF 5); the last three have an operand in their low bits."""
+
 MAX_ROWS = 1 << 14
 """Rows of one function; a program that makes more is not believed."""
 
@@ -226,6 +232,8 @@ class CfiTable:
         self._other: dict[int, _GeneralRule | None] = {}
         self._fdes: dict[int, _Fde | None] = {}
         self._cies: dict[int, _Cie] = {}
+        self._initials: dict[_Cie, _State] = {}
+        """The registers after the program of a CIE."""
         self._interned: dict[_Rule, _Rule] = {}
         self._load_header()
 
@@ -356,9 +364,12 @@ class CfiTable:
         size = entry.pointer(cie.pointer_encoding & 15)
         if cie.has_augmentation_data:
             entry.take(entry.uleb())
-        initial = _Program(cie, start, _State())
-        initial.run(_Reader(cie.program, 0))
-        program = _Program(cie, start, initial.state)
+        initial = self._initials.get(cie)
+        if initial is None:
+            first = _Program(cie, start, _State())
+            first.run(_Reader(cie.program, 0))
+            initial = self._initials[cie] = first.state
+        program = _Program(cie, start, initial)
         program.run(entry)
         return _Fde(start, start + size, program.row_starts, program.rows, cie)
 
@@ -402,10 +413,17 @@ class CfiTable:
 
     def _read_entry(self, address: int) -> _Reader:
         """Return the contents of the CIE or FDE at `address`, after its length."""
-        (length,) = struct.unpack("<I", self._elf.read(address, 4))
+        try:
+            data = self._elf.read(address, _USUAL_ENTRY)
+        except FaultError:
+            # At the end of the segment.
+            data = self._elf.read(address, 4)
+        (length,) = struct.unpack_from("<I", data)
         if not 4 <= length <= MAX_ENTRY:
             raise _Malformed
-        return _Reader(self._elf.read(address + 4, length), address + 4)
+        if length > len(data) - 4:
+            data = self._elf.read(address, 4 + length)
+        return _Reader(data[4 : 4 + length], address + 4)
 
 
 class _Reader:
@@ -415,18 +433,18 @@ class _Reader:
         _Malformed: From every method, when the bytes end too early.
     """
 
-    __slots__ = ("_address", "_data", "at")
+    __slots__ = ("_address", "at", "data")
 
     def __init__(self, data: bytes, address: int) -> None:
-        self._data = data
+        self.data = data
         self._address = address
         self.at = 0
 
     def __bool__(self) -> bool:
-        return self.at < len(self._data)
+        return self.at < len(self.data)
 
     def take(self, size: int) -> bytes:
-        data = self._data[self.at : self.at + size]
+        data = self.data[self.at : self.at + size]
         if len(data) != size:
             raise _Malformed
         self.at += size
@@ -435,18 +453,18 @@ class _Reader:
     def jump(self, distance: int) -> None:
         """Go on `distance` bytes from here."""
         self.at += distance
-        if not 0 <= self.at <= len(self._data):
+        if not 0 <= self.at <= len(self.data):
             raise _Malformed
 
     def rest(self) -> bytes:
-        return self._data[self.at :]
+        return self.data[self.at :]
 
     def integer(self, size: int, *, signed: bool = False) -> int:
         return int.from_bytes(self.take(size), "little", signed=signed)
 
     def u8(self) -> int:
         try:
-            byte = self._data[self.at]
+            byte = self.data[self.at]
         except IndexError:
             raise _Malformed from None
         self.at += 1
@@ -456,7 +474,11 @@ class _Reader:
         return self.integer(4)
 
     def uleb(self) -> int:
-        value = shift = 0
+        value = self.u8()
+        if value < 128:
+            return value
+        value &= 127
+        shift = 7
         while shift < 70:
             byte = self.u8()
             value |= (byte & 127) << shift
@@ -472,10 +494,10 @@ class _Reader:
         return value - (1 << bits) if value >> (bits - 1) & 1 else value
 
     def string(self) -> bytes:
-        end = self._data.find(b"\0", self.at)
+        end = self.data.find(b"\0", self.at)
         if end < 0:
             raise _Malformed
-        text = self._data[self.at : end]
+        text = self.data[self.at : end]
         self.at = end + 1
         return text
 
@@ -524,28 +546,28 @@ class _Program:
 
     def run(self, code: _Reader) -> None:
         """Run `code` to its end; `state` is then that of the last row."""
-        factor = self._cie.data_factor
-        while code:
-            opcode = code.u8()
+        factor, at_cfa, data = self._cie.data_factor, _Place.AT_CFA, code.data
+        while code.at < len(data):
+            opcode = data[code.at]
+            code.at += 1
             low = opcode & 63
-            match opcode >> 6:
-                case 1:
-                    self._advance(low)
-                case 2:
-                    self._set(low, _Place.AT_CFA, code.uleb() * factor)
-                case 3:
-                    self._restore(low)
-                case _:
-                    self._run_extended(low, code)
+            if opcode == _DEF_CFA_OFFSET:
+                self.state.offset = code.uleb()
+            elif opcode >= _RESTORE:
+                self._restore(low)
+            elif opcode >= _OFFSET:
+                self.state.places[low] = (at_cfa, code.uleb() * factor)
+            elif opcode >= _ADVANCE:
+                self._advance(low)
+            elif opcode:
+                self._run_extended(low, code)
         self.rows.append(self.state)
 
     def _run_extended(self, opcode: int, code: _Reader) -> None:
-        """Run an instruction that is not one of the three with an operand in the opcode."""
+        """Run an instruction that is not one of the usual ones."""
         factor = self._cie.data_factor
         state = self.state
         match opcode:
-            case 0:  # nop
-                pass
             case 1:  # set_loc
                 self._move_to(code.pointer(self._cie.pointer_encoding))
             case 2 | 3 | 4:  # advance_loc1, 2, 4
@@ -572,8 +594,6 @@ class _Program:
                 state.base, state.offset = code.uleb(), code.uleb()
             case 13:  # def_cfa_register
                 state.base = code.uleb()
-            case 14:  # def_cfa_offset
-                state.offset = code.uleb()
             case 15:  # def_cfa_expression
                 state.base, state.expression = -1, code.take(code.uleb())
             case 16:  # expression
