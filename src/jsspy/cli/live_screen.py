@@ -90,7 +90,7 @@ class TopApp(App[None]):
     CSS = """
     Screen { layout: vertical; }
     #who { text-style: bold; }
-    .line { height: 1; width: 100%; }
+    .line { height: 1; width: 100%; text-wrap: nowrap; text-overflow: ellipsis; }
     #view { color: $accent; }
     DataTable { height: 1fr; scrollbar-size-horizontal: 0; }
     #filter { height: 1; border: none; padding: 0; }

@@ -9,6 +9,7 @@
 // ---- Page ---------------------------------------------------------------------------------------
 
 const $ = id => document.getElementById(id);
+for (const used of [document.currentScript, document.querySelector('noscript')]) used.remove();
 
 function h(tag, properties, ...children) {
   const element = Object.assign(document.createElement(tag), properties);

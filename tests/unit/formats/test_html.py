@@ -159,6 +159,11 @@ def test_viewer_knows_the_same_groups() -> None:
     assert table.count("\n") + 1 == len(GROUPS)
 
 
+def test_the_viewer_is_small() -> None:
+    """Every page carries it."""
+    assert len(write(Profile()).encode()) < 65 << 10
+
+
 def test_samples_without_times_are_merged() -> None:
     a, b = (js("a"),), (js("b"),)
     _, columns = unpack(write(profile_of(a, b, a, times=False)))
