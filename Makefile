@@ -26,10 +26,8 @@ example: $(VENV)/installed ## profile the bundled example application and say wh
 	@sh examples/run.sh $(BIN)/jsspy
 
 test: shells-installed check docs nodes consumers-installed programs-installed perf-installed browser-installed ## all tests, on every node version
-	$(BIN)/pytest -q $(BESIDE) -m "not quiet and not soak" $(REAL) || \
-	  $(BIN)/pytest -q $(AGAIN) -m "not quiet and not soak" $(REAL)
-	$(BIN)/pytest -q -m "quiet and not soak" tests/live || \
-	  $(BIN)/pytest -q $(AGAIN) -m "quiet and not soak" tests/live
+	$(BIN)/pytest -q $(BESIDE) -m "not soak" $(REAL) || \
+	  $(BIN)/pytest -q $(AGAIN) -m "not soak" $(REAL)
 
 soak: $(VENV)/developing nodes programs-installed perf-installed ## long comparisons: other engines, servers, real programs, perf
 	$(BIN)/pytest -q -m soak tests/live

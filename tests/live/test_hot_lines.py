@@ -25,6 +25,9 @@ from jsspy.model.profile import Profile
 from jsspy.model.stack import FrameKind, Tier
 from jsspy.recorder import Recorder
 
+pytestmark = pytest.mark.timeout(600)
+"""What is measured is CPU time; on a machine with much else to do it takes its time."""
+
 STATEMENTS = (
     "function work(n) {",
     "var cold = 1, hot = 2;",

@@ -18,6 +18,9 @@ from jsspy.engines.ptrace import PtraceEngine
 from jsspy.model.profile import Profile
 from jsspy.recorder import Recorder
 
+pytestmark = pytest.mark.timeout(600)
+"""What is measured is CPU time; on a machine with much else to do it takes its time."""
+
 PROGRAMS = nodes.TARGETS / "programs"
 VERSIONS = tuple(version for version in nodes.MODERN if int(version.split(".")[0]) >= 16)
 
