@@ -450,15 +450,14 @@ class SignaturesGauge(NamedTuple):
     signatures: Signatures
     namespace: str = "promfiler"
 
-    def encode(self) -> bytes:
-        """Return the lines of the gauge."""
+    def encode(self) -> Iterator[bytes]:
+        """Yield the lines of the gauge: all at once, they would be in memory several times."""
         name = f"{self.namespace}_cpu_profile"
-        lines = [f"# HELP {name} CPU stack trace samples\n# TYPE {name} gauge\n"]
+        yield f"# HELP {name} CPU stack trace samples\n# TYPE {name} gauge\n".encode()
         for signature, count in self.signatures.series().items():
             # No line break is in it: `clean` saw to that.
             value = signature.replace("\\", r"\\").replace('"', r"\"")
-            lines.append(f'{name}{{signature="{value}"}} {count}.0\n')
-        return "".join(lines).encode()
+            yield f'{name}{{signature="{value}"}} {count}.0\n'.encode()
 
 
 def encode_metrics(
@@ -472,5 +471,5 @@ def encode_metrics(
     body = encode(registry)
     if gauge is not None:
         end = _END if body.endswith(_END) else b""
-        body = body.removesuffix(end) + gauge.encode() + end
+        body = b"".join((body.removesuffix(end), *gauge.encode(), end))
     return body, content_type

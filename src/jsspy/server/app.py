@@ -21,7 +21,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
@@ -118,6 +120,8 @@ class App:
         self._collector = collector
         self._options = options or Options()
         self._making = 0
+        # Threads come and go with memory of their own that is never given back: one has to do.
+        self._encoder = ThreadPoolExecutor(1, "jsspy-metrics")
         self._packed: dict[bytes, bytes] = {}
         """The last metrics that were compressed: many scrapers ask for the same."""
 
@@ -146,7 +150,9 @@ class App:
     async def _pack(self, body: bytes, *, keep: bool) -> bytes:
         packed = self._packed.get(body)
         if packed is None:
-            packed = await asyncio.to_thread(gzip.compress, body, 3, mtime=0)
+            loop = asyncio.get_running_loop()
+            pack = partial(gzip.compress, body, 3, mtime=0)
+            packed = await loop.run_in_executor(self._encoder, pack)
             if keep:
                 self._packed = {body: packed}
         return packed
@@ -231,12 +237,14 @@ class App:
 
     async def _metrics(self, request: Request) -> Response:
         options = self._options
-        body, content_type = await asyncio.to_thread(
+        encode = partial(
             self._collector.metrics,
             request.headers.get("accept", ""),
             promfiler=options.promfiler,
             own=not options.only_promfiler,
         )
+        loop = asyncio.get_running_loop()
+        body, content_type = await loop.run_in_executor(self._encoder, encode)
         return Response(200, {"Content-Type": content_type}, body)
 
     def _redirect(self, path: str) -> Response:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector as MetricCollector
 
 import jsspy
@@ -45,9 +46,6 @@ START_TIMEOUT_S = 60.0
 """The first look at a binary takes up to a second; more on a busy machine."""
 
 _STOP_TIMEOUT_S = 5.0
-_MAX_ENCODED = 8
-"""Ways to ask for metrics whose answer is kept: Accept headers are anybody's."""
-
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from jsspy.cli.sampler import main; "
     "sys.exit(main())"
@@ -117,7 +115,8 @@ class Collector:
         self._mapper = mapper
         self._lock = threading.Lock()
         self._encoded: dict[tuple[str, str | None, bool], tuple[bytes, str]] = {}
-        """Metrics as they were asked for since the last block: they change once a second."""
+        """Metrics as they were asked for since the last block, by content type: they change once a
+        second."""
         self._spoke = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
@@ -232,12 +231,10 @@ class Collector:
             promfiler: The namespace of promfiler's gauge; None leaves it out.
             own: Include jsspy's own metrics.
         """
-        asked = accept, promfiler, own
+        asked = choose_encoder(accept)[1], promfiler, own
         with self._lock:
             if asked in self._encoded and self.ended is None:
                 return self._encoded[asked]
-            if len(self._encoded) >= _MAX_ENCODED:
-                self._encoded.clear()
             self.totals.serving_cpu_ns = time.process_time_ns()
             families: list[MetricCollector] = []
             if own:
