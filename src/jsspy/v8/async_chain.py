@@ -234,7 +234,7 @@ class AsyncReader:
             kept: Address -> bytes that were read.
         """
         word = kept.get(isolate + self._layout.microtask)
-        if word is None or len(kept) == 1:
+        if word is None:
             return []
 
         def read(address: int, size: int) -> bytes:
@@ -251,6 +251,10 @@ class AsyncReader:
             self._undefined = word
         tasks = self._layout.tasks
         return instance_type is not None and (not tasks or instance_type in tasks)
+
+    def is_known_task(self, word: int) -> bool:
+        """Whether a word that could not be followed is a microtask, of whatever kind."""
+        return is_heap_object(word) and self._undefined not in (0, word)
 
     @property
     def heap(self) -> Heap:
@@ -291,7 +295,7 @@ class _Walk:
         try:
             task = self._object(microtask)
         except FaultError:
-            return []
+            return [_LOST] if self._reader.is_known_task(microtask) else []
         if not self._reader.is_task(self._type(task), microtask):
             return []
         try:

@@ -248,3 +248,23 @@ def test_without_what_was_read_there_is_nothing() -> None:
     assert reader.decode(ISOLATE, {}) == []
     word = world.read(ISOLATE + WHERE.microtask, 8)
     assert reader.decode(ISOLATE, {ISOLATE + WHERE.microtask: word, 0: b""}) == []
+
+
+def test_a_task_that_there_was_no_time_to_read_may_have_callers() -> None:
+    world = World()
+    first, _ = world.awaited(world.promise(), 10)
+    start(world, first)
+    word = {ISOLATE + WHERE.microtask: world.read(ISOLATE + WHERE.microtask, 8)}
+    reader = AsyncReader(world.heap(), WHERE)
+    # Until it is known what stands there when nothing runs, it might be that.
+    assert reader.decode(ISOLATE, word) == []
+    nothing = world.undefined.to_bytes(8, "little")
+    kept = {ISOLATE + WHERE.microtask: nothing}
+
+    def read(address: int, size: int) -> bytes:
+        kept[address] = nothing if address in kept else world.read(address, size)
+        return kept[address]
+
+    reader.read(ISOLATE, read)
+    assert reader.decode(ISOLATE, kept) == []
+    assert offsets(reader.decode(ISOLATE, word)) == [StepKind.LOST]
