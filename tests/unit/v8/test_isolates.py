@@ -99,6 +99,25 @@ class Process:
         self.descriptors[tid] = descriptor
         return descriptor
 
+    def musl_thread(self, tid: int, isolate: int) -> int:
+        """Add a thread as musl makes it: its descriptor is aligned to 8 bytes, below its keys."""
+        stack = STACKS + (tid - PID) * 0x100000
+        self._map(stack, STACK_SIZE, "rw-p")
+        self.mappings.append(Mapping(Address(stack - 4096), Address(stack), "---p", 0, 0, ""))
+        keys = stack + STACK_SIZE - 0x400
+        descriptor = keys - 0x1C8
+        write = self.builder.write
+        write(descriptor, descriptor)
+        write(descriptor + 0x30, tid)
+        write(descriptor + 0x80, keys)
+        write(keys + 8 * 3, isolate)
+        write(descriptor - 0x1A8 + 264, isolate)
+        self.descriptors[tid] = descriptor
+        others = list(self.descriptors.values())
+        for here, following in zip(others, [*others[1:], others[0]], strict=True):
+            write(here + 0x18, following)
+        return descriptor
+
     def link(self, head: int) -> None:
         """Link the descriptors as glibc does: those with stacks, and behind that head, main's."""
         made = [d + 0x2C0 for tid, d in self.descriptors.items() if tid != PID]
@@ -208,6 +227,34 @@ def test_library_is_found_by_the_vector_of_modules() -> None:
     process.builder.write(block + 264, isolate)
     process.builder.write(descriptor + 8, vector)
     assert [plan.isolate for plan in process.finder(LIBRARY).find()] == [isolate]
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, OLD_LAYOUT])
+def test_threads_of_musl_are_found_by_their_ring(layout: Layout) -> None:
+    process = Process(layout)
+    isolates = [process.isolate() for _ in range(2)]
+    process.musl_thread(101, isolates[0])
+    process.musl_thread(102, 0)
+    descriptor = process.musl_thread(103, isolates[1])
+    found = process.finder().find()
+    assert [(plan.tid, plan.isolate) for plan in found] == [(101, isolates[0]), (103, isolates[1])]
+    assert found[1].stack_end == descriptor
+
+
+def test_threads_without_an_isolate_are_given_on_request() -> None:
+    process = Process()
+    isolate = process.isolate()
+    process.thread(PID, isolate)
+    descriptor = process.thread(101, 0)
+    found = process.finder().find(others=True)
+    assert [(plan.tid, plan.isolate) for plan in found] == [(PID, isolate), (101, 0)]
+    assert found[1].stack_end == descriptor
+
+
+def test_before_there_is_an_isolate_no_thread_is_given() -> None:
+    process = Process()
+    process.thread(PID, 0)
+    assert process.finder().find(others=True) == []
 
 
 def test_cycles_in_lists_end() -> None:
