@@ -11,7 +11,7 @@ import click
 
 from jsspy.model import transform
 from jsspy.model.profile import Profile, ThreadInfo
-from jsspy.model.sample import VmState
+from jsspy.model.sample import ThreadState, VmState
 from jsspy.model.stack import FrameKind
 from jsspy.model.transform import Grouping
 
@@ -19,6 +19,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _KINDS = [kind.value for kind in FrameKind]
 _VM_STATES = [state.value for state in VmState]
+_STATES = [state.value for state in ThreadState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Reshaping:
     threads: re.Pattern[str] | None = None
     kinds: tuple[str, ...] = ()
     vm_states: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
     include: re.Pattern[str] | None = None
     exclude: re.Pattern[str] | None = None
     trim_root: re.Pattern[str] | None = None
@@ -51,13 +53,15 @@ class Reshaping:
         if self.generated:
             parts = [transform.show_generated(profile) for profile in parts]
         result = parts[0] if len(parts) == 1 else transform.merge(parts)
-        if self.threads or self.kinds or self.vm_states or self.include or self.exclude:
+        conditions = (self.threads, self.kinds, self.vm_states, self.states)
+        if any(conditions) or self.include or self.exclude:
             threads = self.threads
             result = transform.filter_samples(
                 result,
                 threads=None if threads is None else lambda info: _names(threads, info),
                 kinds=[FrameKind(kind) for kind in self.kinds] or None,
                 vm_states={VmState(state) for state in self.vm_states} or None,
+                states={ThreadState(state) for state in self.states} or None,
                 include=self.include,
                 exclude=self.exclude,
             )
@@ -156,6 +160,15 @@ def reshape_options(function: _Function) -> _Function:
                 metavar="STATE",
                 help="Only samples in which V8 did this, which may be repeated: "
                 f"{', '.join(_VM_STATES)}.",
+            ),
+            click.option(
+                "--state",
+                "states",
+                type=click.Choice(_STATES),
+                multiple=True,
+                metavar="STATE",
+                help="Only samples in which the thread ran, or waited, in this way, which may be "
+                f"repeated: {', '.join(_STATES)}.",
             ),
             click.option(
                 "--trim-root",

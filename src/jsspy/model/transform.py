@@ -19,7 +19,7 @@ from enum import Enum
 from jsspy.errors import JsspyError
 from jsspy.model.names import display_name, file_of, function_of, package_of
 from jsspy.model.profile import PauseStats, Profile, ProfileMeta, SamplingStats, ThreadInfo
-from jsspy.model.sample import VmState
+from jsspy.model.sample import ThreadState, VmState
 from jsspy.model.stack import Frame, FrameKind, Location, Truncation
 
 _NOT_MAPPED = -2
@@ -196,6 +196,7 @@ def filter_samples(
     include: re.Pattern[str] | None = None,
     exclude: re.Pattern[str] | None = None,
     vm_states: Collection[VmState] | None = None,
+    states: Collection[ThreadState] | None = None,
     start_ns: int | None = None,
     end_ns: int | None = None,
 ) -> Profile:
@@ -208,6 +209,7 @@ def filter_samples(
         include: The pattern finds the display name of a frame in the stack.
         exclude: The pattern finds none.
         vm_states: V8 did one of these.
+        states: The thread ran, or waited, in one of these ways.
         start_ns: Taken at this time (CLOCK_MONOTONIC) or later.
         end_ns: Taken before this time.
     """
@@ -228,6 +230,7 @@ def filter_samples(
             and (start_ns is None or time >= start_ns)
             and (end_ns is None or time < end_ns)
             and (vm_states is None or profile.vm_state[sample] in vm_states)
+            and (states is None or profile.state[sample] in states)
             and all((row >= 0 and bool(found[row])) is expected for found, expected in conditions)
         )
 

@@ -81,6 +81,8 @@ def test_samples_without_times_cannot_be_cut(tmp_path: Path) -> None:
         (["--kind", "regexp", "--kind", "kernel"], 2),
         (["--kind", "kernel", "--include", "^hot "], 0),
         (["--vm-state", "gc"], 1),
+        (["--state", "sleeping"], 1),
+        (["--state", "sleeping", "--state", "epoll", "--vm-state", "gc"], 0),
         (["--include", "^hot ", "--exclude", "^Lazy", "--thread", "main"], 5),
     ],
 )
