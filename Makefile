@@ -49,7 +49,7 @@ consumers: $(VENV)/developing consumers-installed perf-installed ## other people
 	$(BIN)/pytest -q tests/consumers
 
 docs: $(VENV)/documented ## build the documentation, .cache/site; broken links are errors
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict  # with --quiet it would not see its own warnings
 
 man: $(VENV)/installed ## write the manual page, .cache/jsspy.1
 	@mkdir -p $(CACHE)
