@@ -70,6 +70,9 @@ function finish() {
   fs.appendFileSync(output, line);
 }
 
+// So that it is compiled when a stop ends.
+finish();
+
 // Each case once as it is, then until it is hot, then again.
 function runAll(titles, done) {
   var todo = titles.slice();
