@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -25,7 +20,6 @@ from jsspy.model.mode import Mode
 from jsspy.model.profile import Profile, ValueType
 from jsspy.model.sample import LossReason, RawSample, ThreadState, VmState
 from jsspy.model.stack import FrameKind, Truncation
-from jsspy.model.units import Pid
 from jsspy.recorder import Recorder
 from jsspy.resolve import Resolver
 from jsspy.symbolize.chain import ChainSymbolizer
@@ -34,7 +28,6 @@ from jsspy.v8.isolates import find_threads
 from jsspy.v8.metadata import load_layout
 from jsspy.v8.plan import make_plan
 from recorded import record, require
-from running import environment
 from truth import Site, difference
 
 LATEST = "22.23.3"
@@ -211,77 +204,6 @@ def test_two_thousand_frames_are_walked_and_more_are_truncated() -> None:
                 assert sample.stack.truncated is Truncation.TOO_DEEP
 
 
-def test_workers_come_and_go() -> None:
-    program = """
-    const { Worker, isMainThread } = require('worker_threads');
-    if (isMainThread) {
-      const start = () => new Worker(__filename).on('exit', start);
-      start(); start();
-      setInterval(() => {}, 1000);
-      console.log('ready');
-    } else {
-      const end = Date.now() + 700;
-      let sum = 0;
-      (function busy() { while (Date.now() < end) sum += Math.sqrt(sum + 1); })();
-    }
-    """
-    with nodes.running(LATEST, program) as process:
-        require(EbpfEngine, process.pid)
-        with Recorder(EbpfEngine(999)) as recorder:
-            recorder.add(process.pid)
-            for status in recorder.run(duration_ns=30_000_000_000):
-                assert status.processes == 1
-                if len(recorder.profile.threads) >= 12:
-                    recorder.update_stats()
-                    break
-        profile = recorder.profile
-        assert process.process.poll() is None
-    busy = {
-        profile.thread[index]
-        for index in range(len(profile))
-        if any(frame.name == "busy" for frame in profile.iter_frames(profile.stack[index]))
-    }
-    assert len(busy) >= 3
-    stats = profile.stats
-    assert stats.requested == len(profile) + sum(stats.lost.values())
-
-
-def test_the_end_of_a_target_ends_the_samples() -> None:
-    program = "console.log('ready'); for (;;);"
-    with nodes.running(LATEST, program) as process, sampling(process.pid) as (engine, _):
-        seen = 0
-        for batch in engine.samples():
-            seen += len(batch)
-            if seen > 20:
-                process.process.kill()
-                process.process.wait()
-        assert seen > 20
-        assert engine.stats.requested == seen + sum(engine.stats.lost.values())
-
-
-def test_exec_and_children_are_left_alone(tmp_path: Path) -> None:
-    seen = tmp_path / "seen"
-    program = (
-        f"const seen = '{seen}';"
-        """
-    const { execFileSync } = require('child_process');
-    console.log('ready');
-    while (!require('fs').existsSync(seen)) execFileSync(process.execPath, ['-e', '0']);
-    process.execve ? process.execve('/bin/sleep', ['sleep', '60']) : 0;
-    """
-    )
-    with nodes.running("26.10.0", program) as process:
-        with sampling(process.pid) as (engine, _):
-            samples: list[RawSample] = []
-            for batch in engine.samples():
-                samples += batch
-                if len(samples) > 20:
-                    seen.touch()
-        assert {sample.pid for sample in samples} == {Pid(process.pid)}
-        assert {int(sample.tid) for sample in samples} == {process.pid}
-        assert process.process.poll() is None
-
-
 MODES = """
 const { Worker, isMainThread, workerData } = require('worker_threads');
 function busy(ms) { for (const end = performance.now() + ms; performance.now() < end;); }
@@ -418,56 +340,3 @@ def test_the_ladder() -> None:
             assert isinstance(choice.engine, EbpfEngine)
             choice.engine.close()
         target.close()
-
-
-def bpf_objects() -> tuple[int, int, int]:
-    """Count our programs and links, and perf events, that any process holds."""
-    programs = events = links = 0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            for info in (entry / "fdinfo").iterdir():
-                text = info.read_text(encoding="ascii", errors="replace")
-                programs += "prog_type:\t7" in text
-                links += "link_type:\tperf" in text
-            for fd in (entry / "fd").iterdir():
-                events += "perf_event" in str(fd.readlink())
-        except OSError:
-            continue
-    return programs, links, events
-
-
-SAMPLER = """
-import sys, time
-from jsspy.engines.ebpf import EbpfEngine
-from jsspy.recorder import Recorder
-with Recorder(EbpfEngine(999)) as recorder:
-    recorder.add(int(sys.argv[1]))
-    for status in recorder.run():
-        if status.samples > 50:
-            print('sampling', flush=True)
-"""
-
-
-def test_killing_us_leaves_nothing_behind() -> None:
-    with nodes.running(LATEST, "console.log('ready'); for (;;);") as process:
-        require(EbpfEngine, process.pid)
-        before = bpf_objects()
-        sampler = subprocess.Popen(
-            [sys.executable, "-c", SAMPLER, str(process.pid)],
-            env=environment(),
-            stdout=subprocess.PIPE,
-        )
-        assert sampler.stdout is not None
-        assert sampler.stdout.readline() == b"sampling\n"
-        during = bpf_objects()
-        assert all(more > few for more, few in zip(during, before, strict=True))
-        os.kill(sampler.pid, signal.SIGKILL)
-        sampler.wait()
-        sampler.stdout.close()
-        deadline = time.monotonic() + 5
-        while bpf_objects() != before and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert bpf_objects() == before
-        assert process.process.poll() is None
