@@ -91,7 +91,8 @@ struct header {
 	u32 pieces;
 	u32 kernel_bytes;
 	u32 isolate_bytes; /* 0 if they could not be read */
-	u64 key; /* in `counts`, where this stack is counted from now on; 0: it is not */
+	u64 key; /* in `counts`, where this stack is counted from now on; 0: it is not. If SWITCHED:
+		  * of how many switches one was walked */
 	u64 regs[21]; /* struct pt_regs */
 	u64 followed[2]; /* what follow_registers lead to; 0: nothing */
 	u8 isolate[2 * MAX_ISOLATE_BYTES]; /* both windows back to back */

@@ -450,7 +450,9 @@ int send(void *context)
 	if (!plan)
 		return 0;
 	st->header.key = 0;
-	if (plan->is_counting && !(st->header.flags & SWITCHED)) {
+	if (st->header.flags & SWITCHED) {
+		st->header.key = (u64)thread->skip_mask + 1;
+	} else if (plan->is_counting) {
 		u64 key = make_key(st, plan);
 		if (key && is_counted(key))
 			return 0;

@@ -270,6 +270,25 @@ def test_time_off_the_cpu_has_no_running_threads() -> None:
         assert 0.65 * expected < weights[name][state] < 1.1 * expected, weights
 
 
+def test_of_many_naps_a_share_stands_for_all() -> None:
+    """Some 900 naps a second, of which 250 are taken; their time adds up all the same."""
+    program = """
+    const word = new Int32Array(new SharedArrayBuffer(4));
+    console.log('ready');
+    for (;;) Atomics.wait(word, 0, 0, 1);
+    """
+    with nodes.running(LATEST, program) as process:
+        require(EbpfEngine, process.pid)
+        with Recorder(EbpfEngine(99, mode=Mode.WALL)) as recorder:
+            recorder.add(process.pid)
+            for _ in recorder.run(duration_ns=round(MODES_S * 1e9)):
+                pass
+    profile = recorder.profile
+    total = sum(profile.weight) + sum(profile.stats.lost.values()) * profile.meta.period_ns
+    assert 0.7 * MODES_S * 1e9 < total < 1.35 * MODES_S * 1e9, profile.stats
+    assert len(profile) < 2000
+
+
 def test_counts_are_those_of_single_samples() -> None:
     """Weights by function, counted in the kernel and not; counted ones take fewer samples."""
     shares, rows, weights = [], [], []

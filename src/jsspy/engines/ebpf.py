@@ -421,8 +421,9 @@ class EbpfEngine(Engine):
         if thread is None:
             return
         sample = self._decode(record, fields, thread)
-        if fields[_KEY]:
-            self._counted[fields[_KEY]] = sample
+        flags, key = fields[2], fields[_KEY]
+        if key and not flags & SWITCHED:
+            self._counted[key] = sample
         if self.mode is Mode.CPU:
             batch.append(sample)
             return
@@ -430,7 +431,6 @@ class EbpfEngine(Engine):
         before = self._naps.end(thread.index, sample.time_ns)
         if before is not None:
             batch.append(before)
-        flags = fields[2]
         if not flags & SWITCHED:
             batch.append(sample)
         elif not flags >> 16 & NAP_DEAD:
@@ -441,7 +441,7 @@ class EbpfEngine(Engine):
                 preempted=bool(flags >> 16 & NAP_PREEMPTED),
             )
             sample = sample._replace(state=state)
-            self._naps.begin(thread.index, sample, sample.time_ns, thread.skip_mask + 1)
+            self._naps.begin(thread.index, sample, sample.time_ns, scale=key)
 
     def _wake(self, record: bytes, batch: list[RawSample]) -> None:
         time_ns, since_ns, index, is_walked = WAKE.unpack(record)
@@ -539,7 +539,7 @@ class EbpfEngine(Engine):
             bool(flags & COMPLETE),
             bool(flags & TOO_DEEP),
             fields[32] if flags & RED_ZONE else b"",
-            fields[_KEY],
+            0 if flags & SWITCHED else fields[_KEY],
         )
         return RawSample(
             thread.pid,
