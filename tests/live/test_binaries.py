@@ -110,13 +110,14 @@ def test_foreign_builds_have_the_stacks_of_the_program(name: str, scenario: str,
 
 
 WORKER = """
-const { Worker, isMainThread } = require('worker_threads');
+const { Worker, isMainThread, parentPort } = require('worker_threads');
 function spin() { for (let x = 0; ; ) x = (x * 31 + 1) | 0; }
 if (isMainThread) {
   console.log('main');
-  new Worker(__filename).on('online', () => { console.log('ready'); spin(); });
+  new Worker(__filename).on('message', () => { console.log('ready'); spin(); });
 } else {
-  setTimeout(spin, 1);
+  parentPort.postMessage('spins');
+  spin();
 }
 """
 
@@ -126,7 +127,7 @@ def test_threads_of_foreign_builds_have_their_isolates(name: str, tmp_path: Path
     program = tmp_path / "worker.js"
     program.write_text(WORKER, encoding="utf-8")
     with in_root(name, program) as (pid, _):
-        recording = record(pid, 60)
+        recording = record(pid, 200)
     spinning = {
         sample.tid
         for sample in recording.samples

@@ -372,6 +372,7 @@ def test_doctor_looks_at_a_process_step_by_step(version: str) -> None:
     assert version in checks["node"]["finding"]
     assert checks["V8"]["ok"] is True
     assert checks["isolates"]["ok"] is True
+    assert checks["self-test"]["ok"] is True
     assert checks["samples"]["ok"] is True
     assert checks["engine ptrace"]["ok"] is True
     rungs = [check for name, check in checks.items() if name.startswith("engine ")]

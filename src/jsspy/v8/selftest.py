@@ -419,8 +419,10 @@ class _Test:
         sizes = {(it.address % _PAGE, it.size) for it in self._builtins.values()}
         # Builtins have none of either: an empty array, or a Smi since V8 12.
         types = self._layout.types
-        apart = code.instruction_size - code.flags
-        if code.position_table != code.deoptimization_data + 8 or abs(apart) not in (4, 8):
+        # What they are made of comes before what they are where they hold it themselves.
+        apart = code.flags - code.instruction_size
+        apart = -apart if code.instruction_start_is_pointer else apart
+        if code.position_table != code.deoptimization_data + 8 or apart not in (4, 8):
             return False, "fields are not in V8's order"
         for slot, allowed in (
             (code.position_table, {types.byte_array, types.trusted_byte_array}),
