@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 
 import nodes
+from jsspy.engines import ENGINES
 from jsspy.model.mode import NativeFrames
 from jsspy.model.sample import Sample, VmState
 from jsspy.model.stack import FrameKind
-from recorded import record
+from recorded import record, require
+from running import jsspy
 
 SOURCES = nodes.TARGETS / "addon"
 VERSIONS = ("8.17.0", "10.24.1", *nodes.MODERN)
@@ -74,11 +77,16 @@ def test_an_addon_and_a_stripped_library_down_to_the_start(version: str, addon: 
         assert sample.vm_state is VmState.EXTERNAL, sample
 
 
+@pytest.mark.parametrize("engine", ["ptrace", "ebpf", "perf"])
 @pytest.mark.parametrize("native", [NativeFrames.LEAF, NativeFrames.OFF])
 @pytest.mark.parametrize("version", nodes.selected(FEW_VERSIONS))
-def test_native_frames_as_wanted(version: str, native: NativeFrames, addon: Path) -> None:
+def test_native_frames_as_wanted(
+    version: str, native: NativeFrames, engine: str, addon: Path
+) -> None:
+    kind = ENGINES[engine]
     with nodes.running(version, PROGRAM, str(addon)) as target:
-        samples = record(target.pid, SAMPLES, native=native).samples
+        require(kind, target.pid)
+        samples = record(target.pid, SAMPLES, engine=kind(300), native=native).samples
     is_leaf = native is NativeFrames.LEAF
     own = ("drive", "outer", "inner")
     path = (*own, "work::Loop<int>::run", "deep_loop", HIDDEN) if is_leaf else own
@@ -92,4 +100,24 @@ def test_native_frames_as_wanted(version: str, native: NativeFrames, addon: Path
         found += has_path(sample, path)
     assert found >= 0.8 * SAMPLES, samples[0]
     states = [sample.vm_state for sample in samples]
-    assert states.count(VmState.EXTERNAL) >= 0.8 * SAMPLES
+    # A dump of the stack does not say what V8 does.
+    assert states.count(VmState.EXTERNAL) >= 0.8 * SAMPLES or engine == "perf"
+
+
+@pytest.mark.parametrize(
+    ("native", "first", "last"),
+    [
+        ("full", "_start", HIDDEN),
+        ("leaf", r"\(anonymous\)", HIDDEN),
+        ("off", r"\(anonymous\)", "inner|Builtin:spin"),
+    ],
+)
+def test_what_the_command_line_asks_for(native: str, first: str, last: str, addon: Path) -> None:
+    """The outermost function is Node's own that starts programs, which has no name."""
+    with nodes.running("20.20.2", PROGRAM, str(addon)) as target:
+        done = jsspy("dump", "--pid", str(target.pid), "--native", native, "--json")
+    assert done.returncode == 0, done.stderr
+    (process,) = json.loads(done.stdout)
+    names = [frame["name"] for frame in process["threads"][0]["frames"]]
+    assert re.fullmatch(first, names[-1]), names
+    assert re.fullmatch(last, names[0]), names
