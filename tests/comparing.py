@@ -76,7 +76,7 @@ class Comparison:
     """What V8 said before and after, and what we said, of one process."""
 
     def __init__(self, version: str) -> None:
-        self.names_outer = int(version.partition(".")[0]) < 24
+        self.names_outer = names_outer(version)
         self.first, self.second, self.ours = Lines(), Lines(), Lines()
         self.js_frames = self.js_frames_named = self.samples = self.truncated = 0
 
@@ -146,15 +146,24 @@ def compare(target: nodes.NodeProcess, scratch: Path) -> Comparison:
     """Have V8 and us profile a program that repeats itself by `profiled.js`, in turn."""
     result = Comparison(target.version)
     for number, lines in zip(range(MOST_SLICES), _alternating(result), strict=False):
-        path = scratch / f"{number}.cpuprofile"
-        _ask(target, f"profile {SLICE_MS} {path}")
-        assert target.line() == "profiled"
-        lines.add_cpuprofile(path)
-        path.unlink()
+        add_v8_profile(target, scratch / f"{number}.cpuprofile", lines)
         if number % 2 and result.is_enough:
             break
         _record(target, result)
     return result
+
+
+def add_v8_profile(target: nodes.NodeProcess, path: Path, lines: Lines) -> None:
+    """Have V8 profile a program that repeats itself by `profiled.js`."""
+    _ask(target, f"profile {SLICE_MS} {path}")
+    assert target.line() == "profiled"
+    lines.add_cpuprofile(path)
+    path.unlink()
+
+
+def names_outer(version: str) -> bool:
+    """Say whether V8's profiler tells inlined lines as if they were of the file around them."""
+    return int(version.partition(".")[0]) < 26
 
 
 def _alternating(comparison: Comparison) -> Iterator[Lines]:

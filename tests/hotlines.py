@@ -4,8 +4,8 @@ V8's profiler names functions wrongly where code was inlined: up to V8 12 it cha
 line to the function around it, whose file it is not the definition of. Its lines are right. So
 both profiles are reduced to executing lines, and a line belongs to the function whose definition is
 the last before it. Two mistakes are ours to copy. Time in a builtin without a frame (inline caches)
-V8 charges to the caller of the optimized function that called it, which it does not see. And up to
-V8 12 the line of code inlined from another file is told as if it were one of the file around it.
+V8 charges to the caller of the optimized function that called it, which it does not see. And
+before V8 14 the line of code inlined from another file is told as if it were one of the file around it.
 """
 
 from __future__ import annotations
