@@ -57,7 +57,7 @@ def test_stacks_are_those_of_the_program(version: str, scenario: str, leaf: str)
         for sample in whole
         if all(frame.kind is not FrameKind.UNKNOWN for frame in sample.stack.frames)
     ]
-    assert len(named) >= 0.9 * len(whole)
+    assert len(named) >= 0.75 * len(whole)
     for sample in named:
         assert difference(sample.stack.frames, sites) == "", sample
         assert sample.stack.frames[0].name == "_start"
@@ -67,18 +67,22 @@ def test_stacks_are_those_of_the_program(version: str, scenario: str, leaf: str)
 
 @pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
 def test_native_work_has_its_javascript_frames(version: str) -> None:
-    with nodes.running(version, MIXED, "sha256") as process:
+    """Also below OpenSSL's SHA-512, which no rule leads out of without what is below rsp."""
+    with nodes.running(version, MIXED, "sha512") as process:
         require(PerfEngine, process.pid)
         recording = record(process.pid, 600, engine=PerfEngine(499))
+    stacks = [[frame.name for frame in sample.stack.frames] for sample in recording.samples]
     bare = [
         sample
-        for sample in recording.samples
-        if all(frame.name != "drive" for frame in sample.stack.frames)
+        for sample, names in zip(recording.samples, stacks, strict=True)
+        if "drive" not in names
     ]
-    # 1 % where nothing else runs: what is below rsp is read a moment later.
-    assert len(bare) <= 0.03 * len(recording.samples)
+    assert len(bare) <= 0.01 * len(stacks) + 1
     # None of them passes for a whole stack.
     assert all(sample.stack.truncated is not None for sample in bare)
+    below = [names for names in stacks if names[-1].startswith("sha512_block") and "drive" in names]
+    assert below
+    assert all("pbkdf2Sync" in names for names in below)
     assert any(s.stack.frames[-1].kind is FrameKind.KERNEL for s in recording.samples)
 
 

@@ -72,7 +72,7 @@ from jsspy.v8.frames import (
     ENTRY_RBX,
     FrameWords,
 )
-from jsspy.v8.layout import CodeKind
+from jsspy.v8.layout import CodeKind, MarkerScheme
 from jsspy.v8.reader import V8Reader
 
 _FRAMELESS_SCAN_WORDS = 48
@@ -295,7 +295,11 @@ class _Walk:
         if in_v8 and v8 is not None:
             self._repair_leaf(v8, area)
             in_v8 = self._unwinder.code.find(self._registers[RIP]).region is not Region.NATIVE
-        elif v8 is not None and self._unwinder.native is NativeFrames.OFF:
+        elif (
+            v8 is not None
+            and self._unwinder.native is NativeFrames.OFF
+            and self._snapshot.isolate_words
+        ):
             in_v8 = self._resume_at_exit()
             if not in_v8 and not v8.isolate_word(self._snapshot, v8.layout.isolate.js_entry_sp):
                 return [], None
@@ -328,7 +332,9 @@ class _Walk:
                     truncation = Truncation.BROKEN_CHAIN
             in_v8 = not in_v8
             if truncation is not None:
-                if truncation is Truncation.TOO_DEEP or not self._resume_at_exit():
+                if truncation is Truncation.TOO_DEEP:
+                    break
+                if not self._resume_at_exit() and not (in_v8 and self._resume_at_only_exit()):
                     break
                 in_v8 = True
         if truncation is Truncation.UNREADABLE and not self._snapshot.stack_complete:
@@ -516,6 +522,67 @@ class _Walk:
         self._is_return = True
         self._exit_fp = self._exit_pc = 0
         return True
+
+    def _resume_at_only_exit(self) -> bool:
+        """Continue at the newest exit frame where it is not known, if there is but one.
+
+        What looks like a frame may be left over from a call that has returned. So it has to be the
+        only one from which frames lead to the entry frame, and that the outermost.
+        """
+        v8, snapshot = self._unwinder.v8, self._snapshot
+        if v8 is None or snapshot.late_exit_fp is None or self._root_index >= 0:
+            return False
+        types, start = v8.decoder.types, self._start
+        exits = {number for number, kind in types.items() if kind.is_exit}
+        words = memoryview(self._stack[: len(self._stack) & ~7]).cast("Q")
+        found = above = 0
+        for index, word in enumerate(words):
+            fp = start + 8 * index + 8
+            if above and fp >= above:
+                break
+            if word in exits and self._is_exit(v8, fp):
+                entry = self._find_outermost_entry(v8, fp)
+                if entry and found:
+                    return False
+                if entry:
+                    found, above = fp, entry
+        if not above:
+            return False
+        registers = self._registers
+        registers[RBP], registers[RSP], registers[RIP] = found, found, 0
+        self._is_return = True
+        return True
+
+    def _find_outermost_entry(self, v8: V8Reader, fp: int) -> int:
+        """Return the entry frame on the chain from `fp`; 0 if there is none, or others above it."""
+        types = v8.decoder.types
+        for _ in range(MAX_FRAMES):
+            kind = types.get(self._word(fp - 8) or 0)
+            if kind is not None and kind.is_entry:
+                saved = self._word(fp + v8.layout.frame.entry_saved_c_entry_fp)
+                return 0 if saved else fp
+            caller = self._word(fp)
+            if caller is None or caller <= fp:
+                return 0
+            fp = caller
+        return 0
+
+    def _is_exit(self, v8: V8Reader, fp: int) -> bool:
+        """Say whether an exit frame seems to be at `fp`, with a C function called from it.
+
+        The stack pointer at the call is below the marker, and below that the return address.
+        Source: `ExitFrameConstants` in src/execution/x64/frame-constants-x64.h, at 7.8.279 and
+        13.6.233.
+        """
+        if v8.layout.frame.marker_scheme is not MarkerScheme.TYPE_SHL_1:
+            return False
+        kind = v8.decoder.types.get(self._word(fp - 8) or 0)
+        if kind is None or not kind.is_exit:
+            return False
+        sp = self._word(fp - 16) or 0
+        called, caller = self._word(sp - 8) or 0, self._word(fp + 8) or 0
+        is_return_address = self._unwinder.is_return_address
+        return sp < fp and is_return_address(called) and is_return_address(caller)
 
     def _enter_v8(self) -> bool:
         """Say whether rbp is a V8 frame, now that unwinding has led into V8's code."""
