@@ -5,7 +5,8 @@ line to the function around it, whose file it is not the definition of. Its line
 both profiles are reduced to executing lines, and a line belongs to the function whose definition is
 the last before it. Two mistakes are ours to copy. Time in a builtin without a frame (inline caches)
 V8 charges to the caller of the optimized function that called it, which it does not see. And
-before V8 14 the line of code inlined from another file is told as if it were one of the file around it.
+before V8 14 the line of code that was inlined from another file is told as if it were one of the
+file around it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ deoptimize there. Three tables are joined:
 A pc between two calls has no safepoint, but Maglev guards what it assumes with conditional jumps to
 deopt exits, and each exit belongs to one deopt index: the last guard or call before the pc tells
 where the code is. So for a top pc the place is that of the last check, never later than the truth.
+And a guard takes execution back to the last place behind which nothing was written: in a loop that
+only computes, every guard leads to the head of the loop, and no table knows more.
 
 Pure: bytes in, values out.
 """
