@@ -20,6 +20,11 @@ _SILENCE_S = 15.0
 """How long a connection may be open without a whole request: those who wait, and those who send
 one byte now and then."""
 
+_READING_S = 120.0
+"""How long whoever asked may take to read the answer."""
+
+_PART_BYTES = 1 << 16
+
 _MAX_CONNECTIONS = 256
 """At the same time. More are closed at once: descriptors are needed for other things, too."""
 
@@ -83,6 +88,22 @@ def url_of(listener: socket.socket, *, is_tls: bool) -> str:
     return f"{'https' if is_tls else 'http'}://{host}:{port}"
 
 
+async def _send(
+    request: web.BaseRequest, answer: web.StreamResponse, body: bytes
+) -> web.StreamResponse:
+    """Send a body in parts: whoever reads slowly has a part of it in memory, not a copy of all."""
+    try:
+        async with asyncio.timeout(_READING_S):
+            await answer.prepare(request)
+            for start in range(0, len(body), _PART_BYTES):
+                await answer.write(body[start : start + _PART_BYTES])
+            await answer.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+    return answer
+
+
 @asynccontextmanager
 async def serving(
     app: App, listener: socket.socket, tls: ssl.SSLContext | None = None
@@ -103,8 +124,8 @@ async def serving(
             return web.Response(status=response.status, headers=headers)
         if (request.content_length or 0) > MAX_BODY:
             return web.Response(status=413, text="413 the body is too large\n")
-        del headers["Content-Length"]
-        return web.Response(status=response.status, headers=headers, body=response.body)
+        return await _send(request, web.StreamResponse(status=response.status, headers=headers),
+                           response.body)  # fmt: skip
 
     runner = web.ServerRunner(
         _Server(
