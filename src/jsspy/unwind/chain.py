@@ -277,12 +277,15 @@ def _object(plan: CapturePlan, word: int) -> bytes:
 
 def decode_rows(rows: bytes, slots: bytes) -> list[RawFrame]:
     """Return V8 frames, none of which is the newest of its thread."""
-    return [
-        RawFrame(Address(pc), is_return_address=True, fp=fp, words=tuple(words))
-        for (pc, _, _), (fp, *words) in zip(
-            ROW.iter_unpack(rows), SLOTS.iter_unpack(slots), strict=True
-        )
-    ]
+    frames = []
+    for (pc, identity, _), (fp, marker, *words) in zip(
+        ROW.iter_unpack(rows), SLOTS.iter_unpack(slots), strict=True
+    ):
+        # Up to V8 4.6 markers are where other frames have their function: it is the identity then.
+        is_marker = identity and not identity & 1
+        named = (identity if is_marker else marker, *words)
+        frames.append(RawFrame(Address(pc), is_return_address=True, fp=fp, words=named))
+    return frames
 
 
 def whole(chain: FrameChain, plan: CapturePlan) -> StackSnapshot:
