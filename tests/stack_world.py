@@ -97,6 +97,9 @@ def make_elf() -> ElfFile:
 class FakeTarget:
     """What `CodeMap` asks of a target."""
 
+    pid = ns_pid = 0
+    """Of no process."""
+
     def __init__(self, elf: ElfFile, heap: HeapBuilder) -> None:
         self.memory = heap
         self._elf = elf

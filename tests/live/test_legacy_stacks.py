@@ -209,9 +209,10 @@ def test_an_idle_process_is_read_where_it_sleeps(version: str) -> None:
 def test_garbage_collection_is_seen(version: str) -> None:
     program = "console.log('ready'); for (;;) gc();"
     with nodes.running(version, program, flags=["--expose-gc"]) as target:
-        recording = record(target.pid, 20)
+        recording = record(target.pid, 50)
     states = [sample.vm_state for sample in recording.samples]
-    assert states.count(VmState.GC) >= 12
+    # The first ones may show how it begins.
+    assert states.count(VmState.GC) >= 0.5 * len(states)
     assert all(sample.stack.truncated is None for sample in recording.samples)
 
 
