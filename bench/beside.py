@@ -11,6 +11,7 @@ The floor is an event of the same clock with an empty program: the price of the 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -131,7 +132,7 @@ class Floor:
         self._period_ns = 10**9 // rate_hz
         # r0 = 0; exit
         code = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
-        self._program = bpf.Program(code, "bench_floor")
+        self._program = bpf.Program(bpf.ProgramType.PERF_EVENT, code, "bench_floor")
         self._open: list[tuple[int, bpf.Link]] = []
 
     def on(self) -> None:
@@ -295,7 +296,13 @@ def switched(work: Work, rows: list[tuple[Row, Switch]], length: Length) -> None
     for index, (row, window) in enumerate(on):
         for values, wall in ((row.ratios, False), (row.walls, True)):
             plain = [mean_within(items, it, wall=wall) for it in off[index : index + 2]]
-            values.append(mean_within(items, window, wall=wall) * 2 / sum(plain))
+            keep(values, mean_within(items, window, wall=wall) * 2 / sum(plain))
+
+
+def keep(values: list[float], value: float) -> None:
+    """Add a figure, unless a stretch was so crowded that no item was done in it."""
+    if math.isfinite(value):
+        values.append(value)
 
 
 def flagged(version: str, length: Length) -> list[Row]:
@@ -318,10 +325,8 @@ def flagged(version: str, length: Length) -> list[Row]:
         for name, row in rows.items():
             for values, wall in ((row.ratios, False), (row.walls, True)):
                 for mine, plain in zip(windows[name], windows[PLAIN], strict=True):
-                    values.append(
-                        mean_within(items[name], mine, wall=wall)
-                        / mean_within(items[PLAIN], plain, wall=wall)
-                    )
+                    base = mean_within(items[PLAIN], plain, wall=wall)
+                    keep(values, mean_within(items[name], mine, wall=wall) / base)
     return list(rows.values())
 
 
