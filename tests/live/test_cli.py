@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -317,7 +318,7 @@ def test_idle_samples_sleepers_too(version: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     profile = load_profile(path)
     assert profile.meta.value_type.value == "wall"
-    assert {state.value for state in profile.state} == {"sleeping"}
+    assert {state.value for state in profile.state} == {"epoll"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -345,7 +346,7 @@ def test_dump_shows_every_worker(version: str) -> None:
     assert process["pid"] == target.pid
     assert process["node_version"] == version
     assert len(process["threads"]) == 3
-    assert {thread["state"] for thread in process["threads"]} == {"sleeping"}
+    assert {thread["state"] for thread in process["threads"]} <= {"epoll", "futex"}
     assert all(thread["frames"] for thread in process["threads"])
 
 
@@ -423,3 +424,53 @@ def test_recorder_is_a_library(version: str, capfd: pytest.CaptureFixture[str]) 
     stats = profile.stats
     assert stats.requested == len(profile) + sum(stats.lost.values())
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("version", VERSION)
+@pytest.mark.parametrize("who", ["--all", "--name"])
+def test_processes_that_start_meanwhile_are_taken(version: str, who: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsspy"
+    program = tmp_path / "meanwhile.js"
+    program.write_text(BUSY, encoding="utf-8")
+    command = [str(nodes.find(version)), str(program)]
+    arguments = ["--all"] if who == "--all" else ["--name", re.escape(str(program))]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE)
+    started = [first]
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"ready\n"
+        with starting("record", *arguments, "-o", str(path)) as process:
+            wait_sampling(process)
+            started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+            deadline = time.monotonic() + 60
+            seen: set[int] = set()
+            while not seen >= {one.pid for one in started}:
+                assert time.monotonic() < deadline, seen
+                path.unlink(missing_ok=True)
+                process.send_signal(signal.SIGUSR1)  # writes what there is so far
+                while not path.exists():
+                    assert process.poll() is None
+                    time.sleep(0.1)
+                profile = load_profile(path)
+                seen = {int(profile.threads[thread].pid) for thread in profile.thread}
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+        assert process.returncode == 0, err
+        assert all(one.poll() is None for one in started)
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
+        if first.stdout is not None:
+            first.stdout.close()
+
+
+@pytest.mark.parametrize("version", VERSION)
+def test_overhead_is_told(version: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.folded"
+    with nodes.running(version, BUSY) as target:
+        arguments = ("--pid", str(target.pid), "-d", "3.5", "-r", "999", "--max-overhead", "0.5%")
+        done = jsspy("record", *arguments, "-o", str(path))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"note: Sampling took \S+ % of a CPU in the end, at .* of 999 Hz", done.stderr)
+    assert jsspy("record", "--max-overhead", "much").returncode == 2
