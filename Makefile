@@ -17,7 +17,7 @@ BESIDE = -n $(JOBS) --dist worksteal
 # run once more with nothing beside it, and has to pass.
 AGAIN = --last-failed --last-failed-no-failures none
 
-.PHONY: help example check test soak unit live consumers docs man browser bench bpf nodes clean format
+.PHONY: help example check test unit live consumers docs man browser bench bpf nodes clean format
 
 help: ## list what can be done
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,11 +26,7 @@ example: $(VENV)/installed ## profile the bundled example application and say wh
 	@sh examples/run.sh $(BIN)/jsspy
 
 test: shells-installed check docs nodes consumers-installed programs-installed perf-installed browser-installed ## all tests, on every node version
-	$(BIN)/pytest -q $(BESIDE) -m "not soak" $(REAL) || \
-	  $(BIN)/pytest -q $(AGAIN) -m "not soak" $(REAL)
-
-soak: $(VENV)/developing nodes programs-installed perf-installed ## long comparisons: other engines, servers, real programs, perf
-	$(BIN)/pytest -q -m soak tests/live
+	$(BIN)/pytest -q $(BESIDE) $(REAL) || $(BIN)/pytest -q $(AGAIN) $(REAL)
 
 check: $(VENV)/developing ## format, lint, types, import contracts, unit tests: no privileges
 	$(BIN)/ruff format --check .
