@@ -34,7 +34,8 @@ from jsspy.model.sample import ThreadState
 from jsspy.model.stack import Frame
 from jsspy.model.transform import map_frames, merge
 from jsspy.model.units import Pid, Tid
-from jsspy.recorder import End, Status, TargetInfo
+from jsspy.recorder import End, Status
+from jsspy.session import TargetInfo
 from jsspy.symbolize.original import MappingStats
 from jsspy.target.node import find_node_version
 from jsspy.target.process import Target

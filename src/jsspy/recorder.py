@@ -37,10 +37,8 @@ from jsspy.errors import (
     PermissionDenied,
     ProcessExited,
     ProcessNotFound,
-    UnknownV8,
     UnsupportedTarget,
 )
-from jsspy.model.capture import CapturePlan, ThreadPlan
 from jsspy.model.mode import NativeFrames, Threads
 from jsspy.model.profile import (
     PauseStats,
@@ -50,38 +48,18 @@ from jsspy.model.profile import (
     ThreadInfo,
 )
 from jsspy.model.sample import LossReason, RawSample, Sample
-from jsspy.model.units import Address, Pid, Tid
-from jsspy.resolve import Resolver
+from jsspy.model.units import Pid, Tid
+from jsspy.session import STARTING_POLL_S, Session, TargetInfo, open_session, read_image, read_proc
 from jsspy.symbolize.original import MappingStats, ScriptLog, map_frames
+from jsspy.symbolize.packages import name_packages
 from jsspy.symbolize.sources import keep_sources
-from jsspy.target.node import find_node_version
 from jsspy.target.process import Target, V8Binary
-from jsspy.v8.isolates import ThreadFinder
-from jsspy.v8.layout import Confidence, Layout
-from jsspy.v8.metadata import load_layout
-from jsspy.v8.plan import make_plan
-from jsspy.v8.selftest import run_self_test
 
 REFRESH_NS = 250_000_000
 """How often threads, isolates and children are looked for."""
 
-SETTLE_NS = 2_000_000_000
-"""How long after a change of the task list isolates are still expected to appear."""
-
-NO_ISOLATE_NS = 3_000_000_000
-"""How long a process that has V8 may take to make its first isolate."""
-
-SELF_TEST_NS = 1_000_000_000
-"""How long a layout may fail the self-test: what starts is not complete."""
-
-STARTING_POLL_S = 0.005
-"""How often a process that has no isolate yet is looked at while nothing else is sampled."""
-
 WAITING_POLL_S = 0.05
 """How often statuses come while there is no process at all."""
-
-MAX_EXECS = 1000
-"""Programs that a process may go through while it is being opened, each in about a millisecond."""
 
 _START_FRAMES = 6
 _HELPERS = {
@@ -150,177 +128,6 @@ class Status(NamedTuple):
     """Now."""
 
 
-class TargetInfo(NamedTuple):
-    """What is known of a process that was recorded."""
-
-    pid: Pid
-    command: str
-    node_version: str | None
-    v8_version: str | None
-    """None if its V8 is not known."""
-
-
-class _Session:
-    """One process as it has been since its last exec."""
-
-    def __init__(self, target: Target, image: bytes, options: RecordingOptions) -> None:
-        """Look for V8 in `target`.
-
-        Args:
-            target: Opened while the process had `image`.
-            image: What `_read_image` said.
-            options: Of the recording.
-
-        Raises:
-            UnknownV8: That is to be an error, and its V8 is not known.
-            ProcessExited: It ended.
-        """
-        self.target = target
-        self.image = image
-        self.node_version: str | None = None
-        self.layout: Layout | None = None
-        self.plan: CapturePlan | None = None
-        self.note: str | None = None
-        self.threads: list[ThreadPlan] = []
-        self._finder: ThreadFinder | None = None
-        self._tasks: list[Tid] = []
-        self._settled_ns = 0
-        self._has_isolates = False
-        self._strict = options.strict
-        self._native = options.native
-        self._wanted = options.threads
-        self._is_tested = False
-        self._first_test_ns = 0
-        self._give_up_ns = time.monotonic_ns() + NO_ISOLATE_NS
-        self.v8 = target.find_v8()
-        if self.v8 is not None:
-            self.node_version = find_node_version(self.v8.elf)
-            # The first time this takes half a second, later 2 ms: better now than between samples.
-            self.v8.elf.functions()
-            try:
-                self.layout = load_layout(self.v8.elf)
-                self.plan = make_plan(self.layout)
-            except UnknownV8 as err:
-                if options.strict:
-                    raise
-                self.note = f"{err.message}: native frames only, JavaScript is (unknown)"
-        self.resolver = Resolver(
-            target,
-            self.v8,
-            self.layout,
-            async_callers=options.async_callers,
-            native=options.native,
-        )
-        if (
-            options.async_callers
-            and self.layout is not None
-            and self.resolver.stopped_reader is None
-        ):
-            self.note = "who awaits is not known of its V8"
-        self.scripts = ScriptLog(target.pid)
-
-    @property
-    def info(self) -> TargetInfo:
-        return TargetInfo(
-            self.target.pid,
-            " ".join(self.target.command),
-            self.node_version,
-            self.layout.version_text() if self.layout is not None else None,
-        )
-
-    def refresh_threads(self, now_ns: int) -> bool:
-        """Look for threads that own an isolate; say whether they are other ones than before."""
-        tasks = self.target.threads()
-        if tasks != self._tasks:
-            self._tasks = tasks
-            self._settled_ns = now_ns + SETTLE_NS
-        elif self._has_isolates and now_ns > self._settled_ns:
-            return False
-        before = self.threads
-        if self.v8 is not None:
-            self.threads = self._find_isolates()
-            self._has_isolates = self._has_isolates or bool(self.threads)
-            gives_up = now_ns >= self._give_up_ns and not self._first_test_ns
-            if not self._has_isolates and (self.layout is None or gives_up):
-                self.threads = self._main_thread()
-        return self.threads != before
-
-    def _find_isolates(self) -> list[ThreadPlan]:
-        if self.v8 is None or self.layout is None:
-            return []
-        if self._finder is None:
-            self._finder = ThreadFinder(self.target, self.v8, self.layout)
-        threads = self._finder.find(others=self._wanted is Threads.ALL)
-        if self._wanted is Threads.MAIN:
-            threads = [plan for plan in threads if int(plan.tid) == self.target.pid]
-        if (
-            threads
-            and not self._is_tested
-            and not self._test(self.v8, self.layout, max(plan.isolate for plan in threads))
-        ):
-            return []
-        return threads
-
-    def _test(self, v8: V8Binary, layout: Layout, isolate: Address) -> bool:
-        """Try the layout before anything is named by it; return whether it is to be used.
-
-        Raises:
-            UnknownV8: That is to be an error, and the layout is not what this V8 has.
-        """
-        result = run_self_test(self.target.memory, v8, layout, isolate)
-        if result.confidence is not Confidence.FAILED:
-            self._is_tested, self._first_test_ns = True, 0
-            if result.untested:
-                self.note = f"not certain of its V8: nothing to test {result.untested} on"
-            return True
-        now = time.monotonic_ns()
-        self._first_test_ns = self._first_test_ns or now
-        if now - self._first_test_ns < SELF_TEST_NS:
-            # A process that starts does not have all of it yet, and a collector may move it.
-            return False
-        error = UnknownV8(layout.version_text(), (), failures=result.failures)
-        if self._strict:
-            raise error
-        self.layout = self.plan = None
-        self.note = f"{error.message}: native frames only, JavaScript is (unknown)"
-        self.resolver = Resolver(self.target, v8, None, native=self._native)
-        return False
-
-    def _main_thread(self) -> list[ThreadPlan]:
-        """Return the one thread of which it is certain that it is not V8's or libuv's helper."""
-        if self.layout is not None:
-            self.note = "no thread has an isolate: its main thread is sampled"
-        for mapping in self.target.address_space(refresh=True).mappings:
-            if mapping.path == "[stack]":
-                return [ThreadPlan(Tid(self.target.pid), Address(0), mapping.end)]
-        return []
-
-
-def _open_session(pid: Pid, options: RecordingOptions) -> _Session:
-    """Open a process; see `Recorder.add` for what is raised.
-
-    Shells start programs by exec, and what was opened before is of no use after: what counts is
-    that it was the same program before and after.
-    """
-    for _ in range(MAX_EXECS):
-        image = _read_image(pid)
-        target = None
-        try:
-            target = Target.open(pid)
-            session = _Session(target, image, options)
-        except BaseException as err:
-            if target is not None:
-                target.close()
-            if isinstance(err, JsspyError) and _read_image(pid) not in {image, b""}:
-                continue  # it fell into the middle of exec
-            raise
-        # Gone: it ended while its binary was read for the first time. The next look drops it.
-        if _read_image(pid) in {image, b""}:
-            return session
-        target.close()
-    raise ProcessExited(f"process {pid} never stays the same program")
-
-
 class Recorder:
     """Samples one or more targets with one engine into one profile."""
 
@@ -359,7 +166,7 @@ class Recorder:
         """Our other processes, whose CPU time counts like that of this one."""
         self.mapping = MappingStats()
         """What came of source mapping, once the recording is over."""
-        self._sessions: dict[Pid, _Session] = {}
+        self._sessions: dict[Pid, Session] = {}
         self._strangers: dict[Pid, bytes] = {}
         """Children that are not node, or not readable, and the image in which they were not."""
         self._past_js_frames = 0
@@ -385,8 +192,7 @@ class Recorder:
     def close(self) -> None:
         """Close the targets. The profile stays."""
         for session in self._sessions.values():
-            session.scripts.close()
-            session.target.close()
+            session.close()
         self._sessions.clear()
         self.engine.close()
         for log in self._past_scripts:
@@ -411,7 +217,7 @@ class Recorder:
             NotNode: There is no V8 in it, it is not `starting`, and children are not followed.
             UnknownV8: The recorder is strict, and its V8 is not known.
         """
-        session = _open_session(Pid(pid), self._options)
+        session = self._open(Pid(pid))
         target = session.target
         if session.v8 is None and not starting and not self._options.follow_children:
             command = " ".join(target.command)
@@ -432,12 +238,12 @@ class Recorder:
             UnknownV8: The recorder is strict, and its V8 is not known.
         """
         pid = Pid(pid)
-        image = _read_image(pid)
+        image = read_image(pid)
         if pid in self._sessions or not image or self._strangers.get(pid) == image:
             return
         self._strangers[pid] = image
         try:
-            session = _open_session(pid, self._options)
+            session = self._open(pid)
             if session.v8 is None:
                 session.target.close()
             else:
@@ -448,6 +254,17 @@ class Recorder:
             if self._options.strict:
                 raise
             self.profile.meta.notes.append(f"process {pid} is left out: {err.message}")
+
+    def _open(self, pid: Pid) -> Session:
+        """Open a process as the options say; see `open_session` for what is raised."""
+        options = self._options
+        return open_session(
+            pid,
+            strict=options.strict,
+            async_callers=options.async_callers,
+            native=options.native,
+            threads=options.threads,
+        )
 
     def run(
         self, duration_ns: int | None = None, should_stop: Callable[[], bool] = lambda: False
@@ -488,6 +305,8 @@ class Recorder:
         logs = [*self._past_scripts, *(it.scripts for it in self._sessions.values())]
         if self._options.source_maps:
             self.mapping = map_frames(self.profile, logs, self._options.map_directory)
+        roots = {log.pid: log.root for log in logs if log.root is not None}
+        name_packages(self.profile, roots)
         if self._options.sources:
             keep_sources(self.profile, logs)
         self.update_stats()
@@ -539,7 +358,7 @@ class Recorder:
             index = self._thread_index[key] = self._add_thread(session, result)
         self.profile.add(result, index)
 
-    def _add_thread(self, session: _Session, sample: Sample) -> int:
+    def _add_thread(self, session: Session, sample: Sample) -> int:
         target = session.target
         isolate = next((plan.isolate for plan in session.threads if plan.tid == sample.tid), 0)
         name = target.thread_name(sample.tid)
@@ -557,7 +376,7 @@ class Recorder:
             try:
                 self._refresh_one(pid, now)
             except (ProcessExited, ProcessNotFound):
-                if not _read_image(pid):
+                if not read_image(pid):
                     self._drop(pid)
             except (FaultError, MalformedData):
                 continue  # caught in the middle of a change: the next look sees it whole
@@ -578,7 +397,7 @@ class Recorder:
 
     def _refresh_one(self, pid: Pid, now_ns: int) -> None:
         session = self._sessions[pid]
-        image = _read_image(pid)
+        image = read_image(pid)
         if not image:
             self._drop(pid)
             return
@@ -591,9 +410,9 @@ class Recorder:
                 self.engine.set_reader(pid, reader)
             self._introduce(session)
 
-    def _restart(self, pid: Pid) -> _Session:
+    def _restart(self, pid: Pid) -> Session:
         """Begin again with a process that called exec. If that fails, the old session stays."""
-        session = _open_session(pid, self._options)
+        session = self._open(pid)
         old = self._sessions[pid]
         self._forget(old)
         if old.threads:
@@ -602,7 +421,7 @@ class Recorder:
         self._keep(session)
         return session
 
-    def _keep(self, session: _Session) -> None:
+    def _keep(self, session: Session) -> None:
         self._sessions[session.target.pid] = session
         self.saw_v8 = self.saw_v8 or session.v8 is not None
 
@@ -614,14 +433,14 @@ class Recorder:
             self.engine.remove_target(pid)
             session.target.close()
 
-    def _forget(self, session: _Session) -> None:
+    def _forget(self, session: Session) -> None:
         """Keep of a process that is to be closed what the account of the recording needs."""
         self._past_js_frames += session.resolver.js_frames
         self._past_js_frames_named += session.resolver.js_frames_named
         session.scripts.detach()
         self._past_scripts.append(session.scripts)
 
-    def _introduce(self, session: _Session) -> None:
+    def _introduce(self, session: Session) -> None:
         """Write down whom we sample, once."""
         info = session.info
         if self.infos.get(info.pid) == info:
@@ -779,33 +598,14 @@ def _hint_child(pid: int) -> str:
     return "jsspy list    shows the node processes of this machine"
 
 
-def _read_image(pid: int) -> bytes:
-    """Return bytes that differ after each exec; b"" once the process is gone.
-
-    The auxiliary vector names the addresses of the vdso, of 16 random bytes and of the program's
-    name on the stack, all of which the kernel draws anew for each program.
-    Source: fs/binfmt_elf.c, create_elf_tables, at v6.12.
-    """
-    return _read_proc(f"/proc/{pid}/auxv")
-
-
 def _read_children(pid: int) -> list[Pid]:
     """Return the child processes of all threads of a process; none if it is gone."""
     children: list[Pid] = []
     try:
         with os.scandir(f"/proc/{pid}/task") as tasks:
             for task in tasks:
-                words = _read_proc(f"{task.path}/children").split()
+                words = read_proc(f"{task.path}/children").split()
                 children += [Pid(int(word)) for word in words]
     except OSError:
         return children
     return children
-
-
-def _read_proc(path: str) -> bytes:
-    """Return the contents of a small file (pathlib takes 4 ms to load); b"" if it is gone."""
-    try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - see above
-            return file.read()
-    except OSError:
-        return b""

@@ -8,19 +8,25 @@ import shutil
 import signal
 import struct
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import nodes
+from jsspy.cli.annotate import annotate
+from jsspy.cli.perf_map import perf_map_command
 from jsspy.engines.ptrace import PtraceEngine
+from jsspy.errors import UnknownV8
 from jsspy.model.mode import Mode, Threads
 from jsspy.model.stack import FrameKind
 from jsspy.recorder import Recorder, RecordingOptions
 from jsspy.target.elf import ElfFile
+from jsspy.target.maps import Mapping
 from jsspy.target.process import Target, V8Binary
 from jsspy.v8.isolates import find_threads
 from jsspy.v8.layout import Confidence, Layout
@@ -356,18 +362,24 @@ def test_the_self_test_catches_every_wrong_field(version: str, tmp_path: Path) -
     assert passed == []
 
 
-@pytest.mark.parametrize("field", ["sfi_name_or_scope_info", "script_source"])
-def test_what_fails_the_self_test_names_nothing(
-    field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    version = nodes.selected(nodes.MODERN)[-1]
+def corrupt(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    """Let sessions believe that a field of objects is 8 bytes from where it is."""
 
     def wrong_layout(elf: ElfFile) -> Layout:
         layout = load_layout(elf)
         objects = replace(layout.objects, **{field: getattr(layout.objects, field) + 8})
         return replace(layout, objects=objects)
 
-    monkeypatch.setattr("jsspy.recorder.load_layout", wrong_layout)
+    monkeypatch.setattr("jsspy.session.load_layout", wrong_layout)
+
+
+@pytest.mark.parametrize("field", ["sfi_name_or_scope_info", "script_source"])
+def test_what_fails_the_self_test_names_nothing(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = nodes.selected(nodes.MODERN)[-1]
+
+    corrupt(monkeypatch, field)
     with (
         started((nodes.find(version), nodes.TARGETS / "stacks.js", "map", "js")) as (pid, _),
         Recorder(PtraceEngine(300, mode=Mode.CPU)) as recorder,
@@ -379,3 +391,39 @@ def test_what_fails_the_self_test_names_nothing(
     assert profile.frames
     assert all(frame.kind is not FrameKind.JS for frame in profile.frames)
     assert any("self-test failed" in note for note in profile.meta.notes)
+
+
+@pytest.mark.parametrize("field", ["sfi_name_or_scope_info", "script_source"])
+def test_maps_and_annotations_have_no_names_of_what_fails_the_self_test(
+    field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    version = nodes.selected(nodes.MODERN)[-1]
+    program = tmp_path / "idle.js"
+    program.write_text(IDLE, encoding="utf-8")
+    corrupt(monkeypatch, field)
+    with started((nodes.find(version), program)) as (pid, _):
+        done = CliRunner().invoke(perf_map_command, ["--pid", str(pid), "--stdout"])
+        # A frame of generated code, for which perf had no name.
+        recording = tmp_path / "perf.txt"
+        address = next(it.start for it in mappings(pid) if it.is_executable and not it.is_file)
+        recording.write_text(
+            f"node {pid}/{pid} {time.monotonic():.9f}: 1 cpu-clock:\n"
+            f"\t{address:16x} [unknown] (/tmp/perf-{pid}.map)\n\n",
+            encoding="ascii",
+        )
+        profile, notes = annotate(str(recording))
+    assert isinstance(done.exception, UnknownV8)
+    assert "self-test failed" in done.exception.message
+    assert done.stdout == ""
+    assert len(profile) == 1
+    assert all(frame.kind is not FrameKind.JS for frame in profile.frames)
+    assert any("self-test failed" in note for note in notes), notes
+
+
+def mappings(pid: int) -> tuple[Mapping, ...]:
+    """Return the mappings of a process."""
+    target = Target.open(pid)
+    try:
+        return target.address_space().mappings
+    finally:
+        target.close()

@@ -27,7 +27,7 @@ def unknown_v8(monkeypatch: pytest.MonkeyPatch) -> None:
         del elf
         raise UnknownV8("99.9.9", ("everything",))
 
-    monkeypatch.setattr("jsspy.recorder.load_layout", fail)
+    monkeypatch.setattr("jsspy.session.load_layout", fail)
 
 
 @pytest.fixture

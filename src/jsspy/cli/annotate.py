@@ -14,16 +14,15 @@ import click
 from jsspy.cli import output
 from jsspy.cli.outputs import FILE, choose_format, output_options
 from jsspy.cli.stack_dumps import Unwound, replace_stacks, unwind_dumps
-from jsspy.errors import JsspyError, MalformedData, ProcessNotFound, TargetError
+from jsspy.errors import JsspyError, MalformedData, NotNode, TargetError
 from jsspy.exporters.file import FileExporter, open_destination
 from jsspy.formats.input import Source
 from jsspy.formats.perf_data import MAGIC
 from jsspy.formats.perf_script import PerfScriptReader, name_frames
 from jsspy.linux.procfs import read_stat
 from jsspy.model.profile import Profile
+from jsspy.session import Session, open_tested
 from jsspy.symbolize.perf_map import CodeLister, EntryTable, decode_map
-from jsspy.target.process import Target
-from jsspy.v8.metadata import load_layout
 
 _HEADER_FIELDS = "comm,pid,tid,time,period,event"
 """Without stacks: to unwind by DWARF takes perf seconds, and nobody needs what comes of it."""
@@ -137,22 +136,25 @@ class _Names:
         self.named += 1
         return f"{entry.name}+{address - entry.start:#x}"
 
-    def open_target(self, pid: int, time_ns: int) -> Target | None:
+    def open_session(self, pid: int, time_ns: int) -> Session | None:
         """Open a process, unless it is gone, or began after the sample was taken."""
-        try:
-            target = Target.open(pid)
-        except ProcessNotFound:
+        stat = read_stat(pid)
+        if stat is None:
             self._note(f"process {pid} is gone: its JIT frames have no names")
+            return None
+        if stat.start_ticks * (10**9 // _TICKS_PER_S) > time_ns + 10**9:
+            self._note(f"process {pid} is not the one that was recorded")
+            return None
+        try:
+            session = open_tested(pid)
+        except NotNode:
             return None
         except JsspyError as err:
             self._note(err.message)
             return None
-        stat = read_stat(pid)
-        if stat is None or stat.start_ticks * (10**9 // _TICKS_PER_S) > time_ns + 10**9:
-            self._note(f"process {pid} is not the one that was recorded")
-            target.close()
-            return None
-        return target
+        if session.note is not None:
+            self._note(f"process {pid}: {session.note}")
+        return session
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
@@ -160,19 +162,17 @@ class _Names:
 
     def _read(self, pid: int, time_ns: int) -> EntryTable | None:
         """List the code of a process, unless it began after the sample was taken."""
-        target = self.open_target(pid, time_ns)
-        if target is None:
+        session = self.open_session(pid, time_ns)
+        if session is None:
             return None
         try:
-            v8 = target.find_v8()
-            if v8 is None:
-                return None
-            return EntryTable(CodeLister(target, v8, load_layout(v8.elf)).entries())
+            lister = CodeLister(session.target, *session.wait_until_tested())
+            return EntryTable(lister.entries())
         except (TargetError, MalformedData) as err:
             self._note(err.message)
             return None
         finally:
-            target.close()
+            session.close()
 
 
 def _open(recording: str) -> BinaryIO:
@@ -187,7 +187,7 @@ def _unwind(recording: str, names: _Names) -> Unwound:
     if recording == "-":
         return Unwound({}, is_all=False)
     with _open(recording) as file:
-        return unwind_dumps(file, names.open_target)
+        return unwind_dumps(file, names.open_session)
 
 
 def _copy(recording: str, out: BinaryIO, names: _Names, fields: str) -> None:

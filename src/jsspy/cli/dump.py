@@ -17,7 +17,8 @@ from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.model.names import function_name, path_of
 from jsspy.model.profile import Profile, ThreadInfo
 from jsspy.model.stack import Frame, FrameKind
-from jsspy.recorder import Recorder, RecordingOptions, TargetInfo
+from jsspy.recorder import Recorder, RecordingOptions
+from jsspy.session import TargetInfo
 
 _RATE_HZ = 1000
 """The first sample of each thread is all that is wanted, soon."""

@@ -10,7 +10,8 @@ from jsspy.model.growth import Growth
 from jsspy.model.live import Account, Column, LiveTable, Row, State, View
 from jsspy.model.profile import ValueType
 from jsspy.model.sample import VmState
-from jsspy.recorder import End, TargetInfo
+from jsspy.recorder import End
+from jsspy.session import TargetInfo
 
 END_WORDS = {
     End.TARGET_ENDED: "the process ended",

@@ -10,11 +10,10 @@ import click
 from jsspy.cli import output
 from jsspy.cli.interrupts import Interrupts
 from jsspy.cli.targets import choose_pids, targeting_options
-from jsspy.errors import NotNode, ProcessExited
+from jsspy.errors import ProcessExited
+from jsspy.session import open_tested
 from jsspy.symbolize.perf_map import CodeLister, MapEntry, format_map, keep_old
 from jsspy.target.perf_map import PerfMapFile
-from jsspy.target.process import Target
-from jsspy.v8.metadata import load_layout
 
 _PERIOD_S = 1.0
 _POLL_S = 0.05
@@ -53,13 +52,15 @@ def perf_map_command(
         raise click.UsageError("one process at a time")
     if follow and stdout:
         raise click.UsageError("--stdout is a snapshot, --follow is not")
-    target = Target.open(pid)
+    session = open_tested(pid)
     try:
-        lister = _make_lister(target)
+        lister = CodeLister(session.target, *session.wait_until_tested())
+        if session.note is not None:
+            output.note(f"note: {session.note}")
         if stdout:
             click.echo(format_map(lister.entries()), nl=False)
             return 0
-        file = PerfMapFile(target)
+        file = PerfMapFile(session.target)
         try:
             entries = _write(file, lister, [])
             output.note(f"Wrote {file.path}: {len(entries)} pieces of code")
@@ -68,15 +69,8 @@ def perf_map_command(
         finally:
             file.close()
     finally:
-        target.close()
+        session.close()
     return 0
-
-
-def _make_lister(target: Target) -> CodeLister:
-    v8 = target.find_v8()
-    if v8 is None:
-        raise NotNode(f"process {target.pid} ({' '.join(target.command)}) is not Node.js")
-    return CodeLister(target, v8, load_layout(v8.elf))
 
 
 def _write(file: PerfMapFile, lister: CodeLister, older: list[MapEntry]) -> list[MapEntry]:

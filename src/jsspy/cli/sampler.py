@@ -27,9 +27,10 @@ from jsspy.engines.base import CountingEngine
 from jsspy.errors import JsspyError, PermissionDenied, ProcessExited, ProcessNotFound
 from jsspy.model.mode import NativeFrames
 from jsspy.model.profile import Profile, ProfileMeta
-from jsspy.recorder import Recorder, RecordingOptions, TargetInfo
+from jsspy.recorder import Recorder, RecordingOptions
 from jsspy.server.sampling import Sampling
 from jsspy.server.stream import BLOCKED, END, TARGETS, StreamWriter
+from jsspy.session import TargetInfo
 from jsspy.target.event_loop import EventLoop
 from jsspy.target.process import Target
 

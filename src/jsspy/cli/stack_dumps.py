@@ -10,21 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
-from jsspy.errors import JsspyError, ProcessExited
 from jsspy.formats.perf_data import StackDump, read_dumps
 from jsspy.model import transform
-from jsspy.model.capture import StackSnapshot, ThreadPlan
+from jsspy.model.capture import StackSnapshot
 from jsspy.model.profile import Profile
 from jsspy.model.sample import RawSample, Sample, ThreadState
 from jsspy.model.stack import Stack
 from jsspy.model.units import Address, Pid, Tid
-from jsspy.resolve import Resolver
+from jsspy.session import Session
 from jsspy.symbolize.base import UNKNOWN
-from jsspy.target.process import Target
-from jsspy.v8.isolates import find_threads
-from jsspy.v8.metadata import load_layout
 
-OpenTarget = Callable[[int, int], Target | None]
+OpenSession = Callable[[int, int], Session | None]
 """(pid, time in ns) -> the process, if it ran at that time and still does; the caller closes it."""
 
 Key = tuple[int, int]
@@ -34,21 +30,14 @@ Key = tuple[int, int]
 class _Process:
     """A process whose dumps are unwound."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self._resolver: Resolver | None = None
-        self._threads: dict[int, ThreadPlan] = {}
-        v8 = target.find_v8()
-        if v8 is None:
-            return
-        layout = load_layout(v8.elf)
-        self._threads = {plan.tid: plan for plan in find_threads(target, v8, layout)}
-        self._resolver = Resolver(target, v8, layout)
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._threads = {plan.tid: plan for plan in session.threads}
 
     def resolve(self, dump: StackDump) -> Sample | None:
         """Return a sample; None if nothing comes of the dump, or its thread runs no JavaScript."""
-        plan = self._threads.get(dump.tid)
-        if plan is None or self._resolver is None or not dump.stack:
+        plan = self._threads.get(Tid(dump.tid))
+        if plan is None or not dump.stack:
             return None
         start = dump.registers.rsp
         raw = RawSample(
@@ -68,7 +57,7 @@ class _Process:
             ),
             tuple(map(Address, dump.kernel_chain)),
         )
-        sample = self._resolver.resolve(raw)
+        sample = self.session.resolver.resolve(raw)
         return sample if isinstance(sample, Sample) else None
 
 
@@ -80,12 +69,12 @@ class Unwound(NamedTuple):
     """There is no sample without one."""
 
 
-def unwind_dumps(file: BinaryIO, open_target: OpenTarget) -> Unwound:
+def unwind_dumps(file: BinaryIO, open_session: OpenSession) -> Unwound:
     """Return the stacks of the dumps in a perf.data whose processes can still be asked.
 
     Args:
         file: The perf.data.
-        open_target: Opens processes.
+        open_session: Opens processes.
 
     Raises:
         MalformedData: The file is broken.
@@ -106,7 +95,8 @@ def unwind_dumps(file: BinaryIO, open_target: OpenTarget) -> Unwound:
                 if unknown_only and (key not in stacks or UNKNOWN not in stacks[key].frames):
                     continue
                 if dump.pid not in processes:
-                    processes[dump.pid] = _open(open_target(dump.pid, dump.time_ns))
+                    session = open_session(dump.pid, dump.time_ns)
+                    processes[dump.pid] = _Process(session) if session is not None else None
                 process = processes[dump.pid]
                 sample = process.resolve(dump) if process is not None else None
                 if sample is None:
@@ -116,7 +106,7 @@ def unwind_dumps(file: BinaryIO, open_target: OpenTarget) -> Unwound:
     finally:
         for process in processes.values():
             if process is not None:
-                process.target.close()
+                process.session.close()
     return Unwound(stacks, is_all and bool(stacks))
 
 
@@ -140,13 +130,3 @@ def replace_stacks(profile: Profile, stacks: dict[Key, Stack]) -> tuple[Profile,
         if stack.truncated is not None:
             profile.truncated[index] = stack.truncated
     return transform.filter_samples(profile), replaced
-
-
-def _open(target: Target | None) -> _Process | None:
-    if target is None:
-        return None
-    try:
-        return _Process(target)
-    except (JsspyError, ProcessExited):
-        target.close()
-        return None

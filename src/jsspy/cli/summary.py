@@ -12,7 +12,8 @@ from jsspy.model.phase import Phase, weigh_phases, weigh_vm_states
 from jsspy.model.profile import Profile
 from jsspy.model.sample import VmState
 from jsspy.model.units import Pid
-from jsspy.recorder import End, Status, TargetInfo
+from jsspy.recorder import End, Status
+from jsspy.session import TargetInfo
 from jsspy.symbolize.original import MappingStats
 
 

@@ -24,7 +24,8 @@ from jsspy.model.profile import Profile, ProfileMeta, SamplingStats, ThreadInfo
 from jsspy.model.sample import ThreadState, VmState
 from jsspy.model.stack import Frame, FrameKind, Location, Stack
 from jsspy.model.units import Pid, Tid
-from jsspy.recorder import End, TargetInfo
+from jsspy.recorder import End
+from jsspy.session import TargetInfo
 
 SECOND = 10**9
 NO_MAPS = OriginalNames(SourceMaps(wanted=False, directory=None))
