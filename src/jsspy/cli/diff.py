@@ -94,8 +94,8 @@ def _thresholds(
     multiple=True,
     metavar="WORD[,WORD...]",
     help="What does not make functions different: lines (code that moved in its file), tiers "
-    "(V8's marks in names of other tools; bytecode handlers), hashes (addresses; "
-    "main.3f9a8c1b.js).",
+    "(V8's marks in names of other tools; bytecode handlers), versions (of packages in paths of "
+    "pnpm and Yarn), hashes (addresses; main.3f9a8c1b.js).",
 )
 @click.option(
     "--normalize",

@@ -1,4 +1,7 @@
-"""Original names in `jsspy top`: maps are read by the process that draws, so no sample waits."""
+"""Original names and packages in `jsspy top`.
+
+Maps are read by the process that draws, so no sample waits.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from jsspy.symbolize.original import LiveMapper
 
 
 class OriginalNames:
-    """Maps the frames that come in to what they were compiled from."""
+    """Maps the frames that come in to what they were compiled from and what they are part of."""
 
     def __init__(self, maps: SourceMaps) -> None:
-        self._mapper = LiveMapper(maps.directory) if maps.wanted else None
+        self._mapper = LiveMapper(maps.directory, maps=maps.wanted)
 
     def map(self, update: Update) -> Growth:
         """Return what is new, with original places and names."""
         growth = update.growth
-        if self._mapper is None or not growth.frames:
+        if not growth.frames:
             return growth
         # Those that are gone have no say: they are told of for as long as we run.
         alive = [info for info in update.targets if Path(f"/proc/{info.pid}").exists()]

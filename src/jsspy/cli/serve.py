@@ -260,7 +260,7 @@ def serve_command(
         subprocesses=subprocesses,
         blocked_s=trigger_blocked,
     )
-    mapper = LiveMapper(source_maps.directory) if source_maps.wanted else None
+    mapper = LiveMapper(source_maps.directory, maps=source_maps.wanted)
     collector = Collector(sampling, ring_s=ring_s, functions=functions, mapper=mapper)
     tls = load_tls(tls_cert, tls_key) if tls_cert else None
     on_usr1: Callable[[], None] | None = None

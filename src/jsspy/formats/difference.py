@@ -18,6 +18,7 @@ from jsspy.model.names import (
     function_of,
     origin_of,
     package_of,
+    without_version,
 )
 from jsspy.model.profile import ValueType
 from jsspy.model.stack import Frame
@@ -139,8 +140,21 @@ def _functions(difference: Difference) -> list[_Row]:
     return sorted(rows, key=order)
 
 
+def _package(frame: Frame) -> str:
+    return without_version(package_of(frame))
+
+
+def _versions(difference: Difference, package: str) -> str:
+    """Return ` 1.0.0 → 1.2.0`, or the version of both; "" if none is known."""
+    old, new = map(", ".join, difference.versions.get(package, ((), ())))
+    if old == new:
+        return old and f" {old}"
+    return f" {old or '?'} \N{RIGHTWARDS ARROW} {new or '?'}"
+
+
 def _packages(difference: Difference) -> list[tuple[str, Change]]:
-    found = find_changes(difference, package_of)
+    # An upgrade does not make it another package.
+    found = find_changes(difference, _package)
     return sorted(
         found.items(), key=lambda item: (-abs(item[1].own_after - item[1].own_before), item[0])
     )
@@ -157,7 +171,13 @@ def _json(difference: Difference) -> Iterator[str]:
         "after": after,
         "notes": [clean(note) for note in profile.meta.notes],
         "packages": [
-            {"name": name, "self_before": change.own_before, "self_after": change.own_after}
+            {
+                "name": name,
+                "versions_before": difference.versions.get(name, ([], []))[0],
+                "versions_after": difference.versions.get(name, ([], []))[1],
+                "self_before": change.own_before,
+                "self_after": change.own_after,
+            }
             for name, change in _packages(difference)
         ],
     }
@@ -168,7 +188,7 @@ def _json(difference: Difference) -> Iterator[str]:
                 "name": function_name(function),
                 "place": display_place(function),
                 "origin": origin_of(function).value,
-                "package": package_of(function),
+                "package": _package(function),
                 "self_before": change.own_before,
                 "self_after": change.own_after,
                 "total_before": change.total_before,
@@ -220,4 +240,5 @@ def _markdown(difference: Difference) -> Iterator[str]:
     )
     yield "\n## Packages\n\n| change of self | before | after | package |\n|--:|--:|--:|:--|\n"
     for name, (old, new, _, _) in _packages(difference)[:_PACKAGES]:
-        yield (f"| {change(old, new)} | {amount(old)} | {amount(new)} | {markdown_text(name)} |\n")
+        text = markdown_text(name + _versions(difference, name))
+        yield f"| {change(old, new)} | {amount(old)} | {amount(new)} | {text} |\n"

@@ -12,6 +12,7 @@ Lossless: the profile that is read equals the one written, order of tables inclu
     LOCS  url, line, column         MODS  path, build id         SRCS  url, source text
     FRAM  one row per frame         STAK  distance to the parent row (row + 1 for roots), frame
     ODEF  per frame, where its function begins after source mapping; absent if none was mapped
+    PKGS  per frame, the string `name@version` of its package; absent if none is known
     SAMP  one row per sample, in blocks; times are differences within the block
     DONE  empty, and last: without it the file was cut off
 
@@ -103,6 +104,13 @@ class Native:
                 for frame in (profile.frames if mapped else ())
             ),
         )
+        packages = _pack(
+            _INDEX,
+            (
+                (strings.index(frame.package or None),)
+                for frame in (profile.frames if any(it.package for it in profile.frames) else ())
+            ),
+        )
         places = _pack(
             _LOCATION,
             (
@@ -133,6 +141,8 @@ class Native:
         _write_section(out, b"FRAM", frames)
         if mapped:
             _write_section(out, b"ODEF", originals)
+        if packages:
+            _write_section(out, b"PKGS", packages)
         _write_section(out, b"STAK", stacks)
         for start in range(0, len(profile), _BLOCK_SAMPLES):
             _write_section(out, b"SAMP", _encode_samples(profile, start))
@@ -456,6 +466,7 @@ def _decode_frames(
     ]
     kinds, tiers = words["kinds"], words["tiers"]
     originals = _unpack(_INDEX, parts.get(b"ODEF", b""), MAX_FRAMES, "definitions")[0]
+    packages = _unpack(_INDEX, parts.get(b"PKGS", b""), MAX_FRAMES, "packages")[0]
     for number, row in enumerate(
         zip(*_unpack(_FRAME, parts[b"FRAM"], MAX_FRAMES, "frames"), strict=True)
     ):
@@ -473,6 +484,7 @@ def _decode_frames(
             original=_maybe(locations, original[0]),
             original_name=_maybe(strings, original[1]),
             original_definition=_maybe(locations, _pick(originals, number)) if originals else None,
+            package=(_maybe(strings, _pick(packages, number)) or "") if packages else "",
         )
         if profile.intern_frame(frame) != number:
             _file.fail(f"frame {number}: a second time")

@@ -31,6 +31,7 @@ from jsspy.model.names import (
     package_of,
     path_of,
     place_of,
+    without_version,
 )
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo, ValueType
 from jsspy.model.stack import Frame, FrameKind, Location, Module
@@ -51,6 +52,8 @@ class Ignored(Enum):
     TIERS = "tiers"
     """V8's marks in names of other tools (`*foo`, `LazyCompile:~foo`), and the interpreter's
     bytecode handlers, which only a function that is not compiled yet has."""
+    VERSIONS = "versions"
+    """Versions of packages in the directories of pnpm and Yarn."""
     HASHES = "hashes"
     """Addresses, and what bundlers put into file names: `main.3f9a8c1b.js`."""
 
@@ -78,6 +81,8 @@ class Difference:
     before_unit: float
     """Mean weight of a sample of the earlier profile, scaled."""
     after_unit: float
+    versions: dict[str, tuple[list[str], list[str]]]
+    """Of packages, by name, before and after, sorted; without those whose version is not known."""
 
     def totals(self) -> tuple[int, int]:
         """Return the weight of everything: before, after."""
@@ -132,7 +137,18 @@ def compare(
         period=max(weights.pop(), 1) if len(weights) == 1 and kind is not ValueType.SAMPLES else 1,
         before_unit=old_unit * scale[0] / scale[1],
         after_unit=new_unit,
+        versions=_versions(before, after),
     )
+
+
+def _versions(before: Profile, after: Profile) -> dict[str, tuple[list[str], list[str]]]:
+    found: dict[str, tuple[set[str], set[str]]] = {}
+    for side, profile in enumerate((before, after)):
+        for package in {package_of(frame) for frame in profile.frames}:
+            name = without_version(package)
+            if name != package:
+                found.setdefault(name, (set(), set()))[side].add(package[len(name) + 1 :])
+    return {name: (sorted(old), sorted(new)) for name, (old, new) in found.items()}
 
 
 def _measured(before: Profile, after: Profile) -> tuple[ValueType, tuple[array[int], array[int]]]:
@@ -221,6 +237,10 @@ _HASH = re.compile(
     r"|(?=[\w-]*[0-9]|[\w-]+[A-Z])[\w-]{8}"  # esbuild, Vite, Rollup: base 32 or base 64
     r")(?=\.(?:[\w-]+\.)*(?:[cm]?jsx?|[cm]?tsx?|wasm|node)(?:$|[?:\s)]))"
 )
+_VERSION_IN_PATH = re.compile(
+    r"(?<=[^/])@[^/]+(?=/node_modules/)"  # pnpm: .pnpm/@scope+name@1.2.3_peer@4.5.6/node_modules/
+    r"|(?<=[^/])-npm-\d[^/]*(?=\.zip/|/)"  # Yarn: .yarn/cache/name-npm-1.2.3-0123456789-0.zip/
+)
 
 
 def _comparable(frame: Frame, ignored: Collection[Ignored]) -> Frame | None:
@@ -237,6 +257,8 @@ def _comparable(frame: Frame, ignored: Collection[Ignored]) -> Frame | None:
         place = place and Location(place.url)
         if frame.kind is not FrameKind.NATIVE:
             name = _LINE_IN_NAME.sub("", name)
+    if Ignored.VERSIONS in ignored:
+        place = place and place._replace(url=_VERSION_IN_PATH.sub("@*", place.url))
     if Ignored.HASHES in ignored:
         name = _HASH.sub("*", _ADDRESS.sub("0x...", name))
         place = place and place._replace(url=_HASH.sub("*", place.url))
@@ -289,7 +311,6 @@ def find_changes(difference: Difference, key: Callable[[Frame], K]) -> dict[K, C
 _THRESHOLD = re.compile(
     r"(?:(function|package|file):(\S.*?)|(total))\s+\+([0-9]+(?:\.[0-9]+)?)(%|pp)"
 )
-_VERSION = re.compile(r"(?<=.)@.*")
 
 
 class Threshold(NamedTuple):
@@ -360,7 +381,7 @@ def judge(difference: Difference, threshold: Threshold) -> list[Growth]:
 _NAMES: dict[str, Callable[[Frame], tuple[str, ...]]] = {
     "function": lambda frame: (display_name(frame), function_name(frame)),
     # An upgrade does not make it another package.
-    "package": lambda frame: (_VERSION.sub("", package_of(frame)),),
+    "package": lambda frame: (without_version(package_of(frame)),),
     "file": lambda frame: (file_of(frame),),
 }
 """What a pattern may be a name of; the first is shown, all of them make the identity."""

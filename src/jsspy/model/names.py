@@ -125,6 +125,7 @@ def function_of(frame: Frame) -> Frame:
         original=frame.original and Location(frame.original.url),
         original_name=frame.original_name,
         original_definition=frame.original_definition,
+        package=frame.package,
     )
 
 
@@ -181,6 +182,7 @@ def classic_parts(frame: Frame) -> tuple[str, str, str]:
 _PACKAGE = re.compile(r".*/node_modules/((?:@[^/]+/)?[^/@.][^/]*)/", re.DOTALL)
 _PNPM = re.compile(r".*/node_modules/\.pnpm/([^/]+)/node_modules/", re.DOTALL)
 _YARN = re.compile(r".*/\.yarn/[^/]*/[^/]*?-npm-(\d[^/]*?)-[0-9a-f]+\b", re.DOTALL)
+_PACKAGE_VERSION = re.compile(r"(?<=.)@.*", re.DOTALL)
 _OLD_CORE = re.compile(r"(?:internal/[\w./-]+|_?\w+)\.js|node\.js")
 
 
@@ -200,20 +202,34 @@ def origin_of(frame: Frame) -> Origin:
 def package_of(frame: Frame) -> str:
     """Return the package that a frame belongs to.
 
-    `name@version` or `name` for what lies in node_modules (a path tells the version with pnpm and
-    Yarn only), `node:` for Node.js' own JavaScript, and otherwise the frame's `Origin` in round
-    brackets: `(app)`.
+    `name@version` or `name` for what lies in node_modules (where package.json was not read, a path
+    tells the version with pnpm and Yarn only), `node:` for Node.js' own JavaScript, and otherwise
+    the frame's `Origin` in round brackets: `(app)`.
     """
     origin = origin_of(frame)
     if origin is Origin.CORE:
         return "node:"
-    place = place_of(frame)
-    path = path_of(place.url) if place else ""
-    match = _PACKAGE.match(path) if origin is Origin.DEPENDENCY else None
-    if match is None:
+    directory = package_directory(frame)
+    if not directory:
         return f"({Origin.APP.value if origin is Origin.DEPENDENCY else origin.value})"
-    name = match[1]
-    return clean(name + _version(path, name))
+    if frame.package:
+        return clean(frame.package)
+    name = directory.rpartition("/node_modules/")[2]
+    return clean(name + _version(f"{directory}/", name))
+
+
+def package_directory(frame: Frame) -> str:
+    """Return the directory of the package in node_modules that a frame lies in; "" if in none."""
+    if origin_of(frame) is not Origin.DEPENDENCY:
+        return ""
+    place = place_of(frame)
+    match = _PACKAGE.match(path_of(place.url)) if place else None
+    return match[0][:-1] if match else ""
+
+
+def without_version(package: str) -> str:
+    """Return the name of a package alone, from what `package_of` said."""
+    return _PACKAGE_VERSION.sub("", package)
 
 
 def _version(path: str, name: str) -> str:

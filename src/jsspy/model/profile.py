@@ -240,6 +240,19 @@ class Profile:
         """Return the frames of a stack row, root first."""
         return tuple(self.iter_frames(row))[::-1]
 
+    def processes_of_frames(self) -> dict[int, set[int]]:
+        """Return, by index of frame, the pids of the processes that it was seen in."""
+        parent, frame = self.stacks.parent, self.stacks.frame
+        result: dict[int, set[int]] = {}
+        seen: set[tuple[int, int]] = set()
+        for sampled, thread in zip(self.stack, self.thread, strict=True):
+            pid, row = int(self.threads[thread].pid), sampled
+            while row >= 0 and (row, pid) not in seen:
+                seen.add((row, pid))
+                result.setdefault(frame[row], set()).add(pid)
+                row = parent[row]
+        return result
+
     def total_weight(self) -> int:
         """Return the sum of all weights."""
         return sum(self.weight)

@@ -72,6 +72,8 @@ class Frame(NamedTuple):
     original_name: str | None = None
     original_definition: Location | None = None
     """Where the function begins, after source mapping."""
+    package: str = ""
+    """`name@version` as the package.json of its package says; "" is not known."""
 
 
 class Truncation(Enum):

@@ -92,7 +92,13 @@ def show_generated(profile: Profile) -> Profile:
     """Show what ran, and not what it was compiled from: undo source mapping."""
     return map_frames(
         profile,
-        lambda frame: frame._replace(original=None, original_name=None, original_definition=None),
+        lambda frame: frame._replace(
+            original=None,
+            original_name=None,
+            original_definition=None,
+            # That of the original.
+            package="" if frame.original or frame.original_definition else frame.package,
+        ),
     )
 
 

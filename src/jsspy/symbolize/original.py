@@ -29,7 +29,7 @@ import posixpath
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -39,6 +39,7 @@ from jsspy.linux.files import RootDirectory
 from jsspy.model.names import clean, path_of
 from jsspy.model.profile import Profile
 from jsspy.model.stack import Frame, FrameKind, Location
+from jsspy.symbolize.packages import PackageReader
 from jsspy.symbolize.source_map import SourceMap
 from jsspy.v8.function import FunctionReader, Script, find_line_ends
 
@@ -94,9 +95,10 @@ class ScriptLog:
 
     def __init__(self, pid: int) -> None:
         self.scripts: dict[_Key, Noted] = {}
-        self._pid = pid
+        self.pid = pid
+        self.root: RootDirectory | None = None
+        """Of the process; None until it had a script."""
         self._seen = 0
-        self._root: RootDirectory | None = None
         self._is_our_user = False
 
     def update(self, functions: FunctionReader) -> None:
@@ -105,8 +107,8 @@ class ScriptLog:
             return
         if not self._seen:
             with suppress(OSError):
-                self._root = RootDirectory(self._pid)
-                owner = os.stat(f"/proc/{self._pid}").st_uid  # noqa: PTH116 - takes 4 ms to load
+                self.root = RootDirectory(self.pid)
+                owner = os.stat(f"/proc/{self.pid}").st_uid  # noqa: PTH116 - takes 4 ms to load
                 self._is_our_user = owner == os.geteuid()
         self._seen = functions.scripts_read
         try:
@@ -117,7 +119,7 @@ class ScriptLog:
                     noted.script = script
                 elif len(self.scripts) < MAX_LOGGED:
                     self.scripts[key] = Noted(
-                        script.source_mapping_url, script, self._root, self._is_our_user
+                        script.source_mapping_url, script, self.root, self._is_our_user
                     )
         except ProcessExited:
             self.detach()
@@ -130,9 +132,9 @@ class ScriptLog:
     def close(self) -> None:
         """Close the target's root directory, too."""
         self.detach()
-        if self._root is not None:
-            self._root.close()
-            self._root = None
+        if self.root is not None:
+            self.root.close()
+            self.root = None
 
 
 @dataclass(slots=True)
@@ -196,39 +198,46 @@ def map_frames(
 class LiveMapper:
     """Maps frames of processes that go on being sampled, for somebody else than the sampler.
 
-    No memory of a process is read: the text of a script is that of its file. Node.js before 12 puts
-    a wrapper around what is in the file, so its positions are left alone.
+    Packages of frames are filled in as well. No memory of a process is read: the text of a script
+    is that of its file. Node.js before 12 puts a wrapper around what is in the file, so its
+    positions are left alone.
     """
 
-    def __init__(self, directory: str | None = None) -> None:
+    def __init__(self, directory: str | None = None, *, maps: bool = True) -> None:
         """Begin with no process.
 
         Args:
             directory: Where to look for maps that are not where their scripts say.
+            maps: Whether source maps are wanted; packages are filled in without.
         """
-        self._finder = _Finder(directory, [], MAX_LIVE_BYTES)
-        self._roots: dict[int, tuple[str, RootDirectory, bool]] = {}
-        """By pid: version of Node.js, and what `Noted` wants to know."""
+        self._finder = _Finder(directory, [], MAX_LIVE_BYTES) if maps else None
+        self._packages = PackageReader()
+        self._versions: dict[int, str] = {}
+        """By pid, of Node.js."""
+        self._roots: dict[int, RootDirectory] = {}
+        self._is_our_user: dict[int, bool] = {}
         self._scripts: dict[tuple[int, str], _MappedScript | None] = {}
 
     def follow(self, versions: Mapping[int, str]) -> None:
         """Say which processes there are, and which Node.js they are."""
-        for pid, (version, root, _) in list(self._roots.items()):
-            if versions.get(pid) != version:
+        for pid, root in list(self._roots.items()):
+            if versions.get(pid) != self._versions[pid]:
                 root.close()
                 del self._roots[pid]
                 self._scripts = {key: it for key, it in self._scripts.items() if key[0] != pid}
-        for pid, version in versions.items():
-            if pid in self._roots or _major(version) < _FIRST_WITHOUT_WRAPPER:
-                continue
-            with suppress(OSError):
-                owner = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - takes 4 ms to load
-                self._roots[pid] = version, RootDirectory(pid), owner == os.geteuid()
+                self._packages.forget(pid)
+        for pid in versions:
+            if pid not in self._roots:
+                with suppress(OSError):
+                    owner = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - takes 4 ms to load
+                    self._roots[pid] = RootDirectory(pid)
+                    self._is_our_user[pid] = owner == os.geteuid()
+        self._versions = dict(versions)
 
     def map_profile(self, profile: Profile) -> bool:
         """Fill in what `map_frames` does, as far as it is certain; say whether anything was."""
         is_changed = False
-        for index, pids in _processes_of(profile).items():
+        for index, pids in profile.processes_of_frames().items():
             frame = profile.frames[index]
             new = self.map_frame(frame, pids)
             if new != frame:
@@ -236,22 +245,26 @@ class LiveMapper:
                 is_changed = True
         return is_changed
 
-    def map_frame(self, frame: Frame, pids: Iterable[int]) -> Frame:
-        """Return a frame of these processes as the map has it that all of them agree on."""
+    def map_frame(self, frame: Frame, pids: Collection[int]) -> Frame:
+        """Return a frame of these processes with what all of them agree on."""
         if frame.kind is not FrameKind.JS or frame.location is None:
             return frame
-        # Two containers may have different files at one path.
-        url = frame.location.url
-        results = {self._map_frame(pid, frame, url) for pid in pids}
-        return results.pop() if len(results) == 1 else frame
+        if self._finder is not None:
+            # Two containers may have different files at one path.
+            url = frame.location.url
+            results = {self._map_frame(self._finder, pid, frame, url) for pid in pids}
+            if len(results) == 1:
+                frame = results.pop()
+        return self._packages.name_frame(frame, pids, self._roots)
 
-    def _map_frame(self, pid: int, frame: Frame, url: str) -> Frame:
+    def _map_frame(self, finder: _Finder, pid: int, frame: Frame, url: str) -> Frame:
         key = pid, url
         if key not in self._scripts:
-            if pid not in self._roots or len(self._scripts) >= MAX_LOGGED:
+            is_known = pid in self._roots and _major(self._versions[pid]) >= _FIRST_WITHOUT_WRAPPER
+            if not is_known or len(self._scripts) >= MAX_LOGGED:
                 return frame
-            _, root, is_our_user = self._roots[pid]
-            self._scripts[key] = self._finder.find(url, Noted("", None, root, is_our_user))
+            noted = Noted("", None, self._roots[pid], self._is_our_user[pid])
+            self._scripts[key] = finder.find(url, noted)
         script = self._scripts[key]
         return frame if script is None else script.map_frame(frame)
 
@@ -259,20 +272,6 @@ class LiveMapper:
 def _major(version: str) -> int:
     match = re.match(r"v?(\d{1,4})\.", version)
     return int(match[1]) if match else 0
-
-
-def _processes_of(profile: Profile) -> dict[int, set[int]]:
-    """Return, by frame, the processes that it was seen in."""
-    parent, frame = profile.stacks.parent, profile.stacks.frame
-    result: dict[int, set[int]] = {}
-    seen: set[tuple[int, int]] = set()
-    for sampled, thread in zip(profile.stack, profile.thread, strict=True):
-        pid, row = int(profile.threads[thread].pid), sampled
-        while row >= 0 and (row, pid) not in seen:
-            seen.add((row, pid))
-            result.setdefault(frame[row], set()).add(pid)
-            row = parent[row]
-    return result
 
 
 def merge_logs(logs: Iterable[ScriptLog]) -> dict[_Key, Noted]:

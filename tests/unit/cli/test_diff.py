@@ -146,7 +146,7 @@ def test_json_and_hostile_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ignore", "lines,colours"], "there are lines, tiers, hashes"),
+        (["--ignore", "lines,colours"], "there are lines, tiers, versions, hashes"),
         (["--fail-on", "hot +5%"], "is not like 'function:NAME"),
         (["-o", "x.pie"], "which format is 'x.pie' to have"),
     ],
