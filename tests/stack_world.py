@@ -6,6 +6,7 @@ call       +0x140    CFA = rbx + 16: only right if rbx was restored from the ent
 runtime    +0x180    CFA = rsp + 8
 assembly   +0x1c0    none
 leaf       +0x200    CFA = the word at rsp - 8, in the red zone
+thread     +0x240    none: it calls, at +0, what a thread runs, and ends the thread
 builtins   +0x400    JSEntry (pushes its frame at +16), CEntry, Plain (frameless), the
                      interpreter's trampoline (likewise), LdaHandler, DeoptimizationEntry_Eager
 """
@@ -29,8 +30,8 @@ from jsspy.unwind.hybrid import HybridUnwinder
 from jsspy.v8.plan import make_plan
 from jsspy.v8.reader import V8Reader
 
-START, CALL, RUNTIME, ASSEMBLY, LEAF = (
-    TEXT_ADDRESS + at for at in (0x100, 0x140, 0x180, 0x1C0, 0x200)
+START, CALL, RUNTIME, ASSEMBLY, LEAF, THREAD = (
+    TEXT_ADDRESS + at for at in (0x100, 0x140, 0x180, 0x1C0, 0x200, 0x240)
 )
 BLOB = (TEXT_ADDRESS + 0x400, TEXT_ADDRESS + 0x800)
 ENTRY, EXIT, PLAIN, TRAMPOLINE, HANDLER, DEOPT = (
@@ -61,6 +62,8 @@ def make_elf() -> ElfFile:
     for function in (ENTRY, TRAMPOLINE):
         at = function - TEXT_ADDRESS + 16
         code[at : at + 4] = b"\x55\x48\x89\xe5"
+    thread = b"\x41\xff\xd1\x89\xc7\x31\xc0\xb0\x3c\x0f\x05"
+    code[THREAD - TEXT_ADDRESS : THREAD - TEXT_ADDRESS + len(thread)] = thread
     base = TEXT_ADDRESS + len(code)
     frames = bytearray(
         entry(struct.pack("<IB", 0, 1) + b"zR\0" + bytes([1, 0x78, RIP, 1, 0x1B]) + at_entry)

@@ -111,8 +111,7 @@ def test_foreign_builds_have_the_stacks_of_the_program(name: str, scenario: str,
     for sample in recording.samples:
         assert difference(sample.stack.frames, sites) == "", sample
     assert recording.resolver.js_frames_named == recording.resolver.js_frames
-    if not name.startswith("musl"):
-        assert all(sample.stack.truncated is None for sample in recording.samples)
+    assert all(sample.stack.truncated is None for sample in recording.samples)
 
 
 WORKER = """
@@ -140,6 +139,7 @@ def test_threads_of_foreign_builds_have_their_isolates(name: str, tmp_path: Path
         if any(frame.name == "spin" for frame in sample.stack.frames)
     }
     assert len(spinning) == 2
+    assert all(sample.stack.truncated is None for sample in recording.samples)
 
 
 def strip(binary: Path, to: Path) -> None:

@@ -59,7 +59,7 @@ MAX_NOTES = 1 << 16
 CACHE_FROM = 20_000
 """Symbols from which on results are worth a cache entry (0.3 to 1 µs each without it)."""
 
-_CACHE_KIND = "functions-1"
+_CACHE_KIND = "functions-2"
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
@@ -156,7 +156,8 @@ class FunctionTable:
         """Return the function that contains `address`.
 
         Functions without a size reach to the next one, or to the end of their section; this is
-        the size that the result has.
+        the size that the result has. In a stripped file it is not known how far they reach, and
+        they are not found.
         """
         offset = address - self._base
         index = bisect_right(self._starts, offset) - 1
@@ -435,7 +436,8 @@ class ElfFile:
             sizes.append(end - start)
             names.append(offset)
             types.append(info & 15)
-        self._bound_unsized(base, starts, sizes)
+        if any(section.type == SHT_SYMTAB for section in self.sections):
+            self._bound_unsized(base, starts, sizes)
         return FunctionTable(self, base, starts, sizes, names, types)
 
     def _is_code_label(self, address: int, name_offset: int) -> bool:
@@ -445,7 +447,10 @@ class ElfFile:
         return in_code and self.read_name(name_offset)[:1] not in {"", ".", "$"}
 
     def _bound_unsized(self, base: int, starts: array[int], sizes: array[int]) -> None:
-        """Let functions without a size reach to the next one or to the end of their section."""
+        """Let functions without a size reach to the next one or to the end of their section.
+
+        Only where all functions are listed: in a stripped file others may follow without a name.
+        """
         for index, size in enumerate(sizes):
             if size:
                 continue

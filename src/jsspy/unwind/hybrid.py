@@ -97,6 +97,13 @@ _ENTRY_SIZE = 128
 _PROGRAM_START_SIZE = 48
 """Bytes of `_start`. Source: sysdeps/x86_64/start.S at glibc 2.12 and 2.36: 42 and 38."""
 
+_THREAD_EXIT = b"\x89\xc7\x31\xc0\xb0\x3c\x0f\x05"
+"""mov edi, eax; xor eax, eax; mov al, 60; syscall: what a thread's first function returns to.
+Source: src/thread/x86_64/clone.s at musl 1.2.3."""
+
+_START_SCAN_WORDS = 64
+"""How far above rsp the start of a thread is searched; frames of musl's first functions have 6."""
+
 _HEAD_SIZE = 96
 """Bytes of a function that are searched for `push rbp; mov rbp, rsp`."""
 
@@ -392,9 +399,12 @@ class _Walk:
                 if step is Step.UNREADABLE and len(frames) == 1 and not is_return:
                     step = self._step_late(area.elf, pc - area.bias)
             if step is not Step.CALLER:
-                if step is Step.END or self._is_program_start(area, pc - is_return):
+                if step is Step.END or self._is_start(area, pc, is_return=is_return):
                     return None, True
-                if step is not Step.INTERRUPTED and not self._guess_caller(area, pc, step):
+                is_known = step is Step.INTERRUPTED or (
+                    step is Step.NO_RULE and self._step_to_start()
+                )
+                if not is_known and not self._guess_caller(area, pc, step):
                     return _FAILURES[step], False
             self._is_return = step is not Step.INTERRUPTED
             if self._exit_fp and registers[RSP] > self._exit_fp + 16 and self._passed < 0:
@@ -422,14 +432,44 @@ class _Walk:
             return Step.UNREADABLE
         return step
 
-    def _is_program_start(self, area: CodeArea, pc: int) -> bool:
-        """Whether this is where the kernel or the dynamic linker jumped to, which calls main.
+    def _is_start(self, area: CodeArea, pc: int, *, is_return: bool) -> bool:
+        """Whether this is where a thread begins, so that nothing called it.
 
-        C libraries before glibc 2.18 have no unwind rules there that say so; old releases of Node
-        were linked with one.
+        That is where the kernel or the dynamic linker jumped to, which calls main; C libraries
+        before glibc 2.18 have no unwind rules there that say so, and old releases of Node were
+        linked with one. And where musl's threads begin, which has no rules at all.
         """
         elf = area.elf
-        return elf is not None and 0 <= pc - area.bias - elf.entry < _PROGRAM_START_SIZE
+        if elf is None:
+            return False
+        address = pc - area.bias
+        if 0 <= address - is_return - elf.entry < _PROGRAM_START_SIZE:
+            return True
+        try:
+            return is_return and elf.read(FileAddress(address), 8) == _THREAD_EXIT
+        except FaultError:
+            return False
+
+    def _step_to_start(self) -> bool:
+        """Step out of a function without rules if the thread's start called it; say whether.
+
+        Its return address is on the stack. So if the first word that can be one leads to where the
+        thread began, there is no frame between.
+        """
+        registers = self._registers
+        regions = (*_V8, Region.NATIVE)
+        for at in range(registers[RSP], registers[RSP] + 8 * _START_SCAN_WORDS, 8):
+            word = self._word(at)
+            if word is None:
+                return False
+            if self._unwinder.is_return_address(word, regions):
+                area = self._unwinder.code.find(word)
+                if not self._is_start(area, word, is_return=True):
+                    return False
+                registers[RSP], registers[RIP] = at + 8, word
+                registers[VOLATILE_KNOWN] = 0
+                return True
+        return False
 
     def _guess_caller(self, area: CodeArea, pc: int, step: Step) -> bool:
         """Step to the caller where the rules do not help; say whether that worked.

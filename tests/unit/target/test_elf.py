@@ -117,6 +117,11 @@ def test_functions_without_size_reach_to_the_next_or_the_end_of_the_section() ->
     assert symbol == Symbol("a", at(0x10), 0x30, FUNC)
 
 
+def test_functions_without_size_in_a_stripped_file_may_end_anywhere() -> None:
+    elf = image(dynsym=(Sym("a", at(0x10)), Sym("b", at(0x40), 8)))
+    assert [found(elf, offset) for offset in (0x10, 0x3F, 0x47)] == [None, None, "b"]
+
+
 def test_code_inside_of_a_larger_function() -> None:
     elf = image(Sym("outer", at(0), 0x100), Sym("inner", at(0x40), 0x10))
     assert [found(elf, offset) for offset in (0x3F, 0x45, 0x50, 0xFF)] == [

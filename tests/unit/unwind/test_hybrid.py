@@ -32,6 +32,7 @@ from stack_world import (
     STACK,
     STACK_END,
     START,
+    THREAD,
     TRAMPOLINE,
     World,
     build_nested,
@@ -77,6 +78,19 @@ def test_a_leaf_without_rules_may_not_have_touched_the_stack(world: World) -> No
     world.push(RUNTIME + 10)  # no call before it
     frames, truncation = world.unwinder.unwind(world.snapshot(ASSEMBLY, 4))
     assert truncation is Truncation.NO_UNWIND_INFO
+
+
+def test_without_rules_the_start_is_next_if_nothing_else_can_be(world: World) -> None:
+    """So it is in musl, which has no rules."""
+    world.push(THREAD + 3, 1, START, 0)
+    world.push(ASSEMBLY + 9)
+    frames, truncation = world.unwinder.unwind(world.snapshot(RUNTIME + 4, 4))
+    assert truncation is None
+    assert pcs(frames) == [RUNTIME + 4, ASSEMBLY + 9, THREAD + 3]
+    world.words[1] = RUNTIME + 9
+    frames, truncation = world.unwinder.unwind(world.snapshot(RUNTIME + 4, 4))
+    assert truncation is Truncation.NO_UNWIND_INFO
+    assert pcs(frames) == [RUNTIME + 4, ASSEMBLY + 9]
 
 
 def test_a_leaf_may_keep_its_frame_below_the_stack(world: World) -> None:
