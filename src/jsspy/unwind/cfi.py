@@ -20,10 +20,11 @@ The pieces, all in the file:
 - FDE: the range of one function and a byte program, "from this pc on, the CFA is rsp + 24".
 - CIE: what FDEs share: scaling factors, pointer encodings, the program that runs first.
 
-Programs are run when a pc of their function is first met. Nearly all rows say "CFA is rsp or rbp
-plus n, and these of rbx, rbp, r12..r15 lie right below the return address": such a row becomes a
-`FastRule`, one slice of the stack to unpack. Anything else is a `_GeneralRule`, with DWARF
-expressions (PLT stubs, OpenSSL, signal frames, realigned stacks) evaluated by a bounded machine.
+When a pc is first met, the program of its function is run up to it. Nearly all rows say "CFA is rsp
+or rbp plus n, and these of rbx, rbp, r12..r15 lie right below the return address": such a row
+becomes a `FastRule`, one slice of the stack to unpack. Anything else is a `_GeneralRule`, with
+DWARF expressions (PLT stubs, OpenSSL, signal frames, realigned stacks) evaluated by a bounded
+machine.
 
 How it was checked: the rows of all functions of libc, libstdc++ and Node 20 equal what readelf
 makes of them (`readelf -wF`), and the stacks of all threads of Node 20 and 26 under eleven loads
@@ -60,17 +61,20 @@ CfiRegisters = list[int]
 MAX_FUNCTIONS = 1 << 20
 """Rows of `.eh_frame_hdr` that are used (8 MiB); Node 26 has 130 000."""
 
-MAX_ENTRY = 1 << 20
+MAX_ENTRY = 1 << 16
 """Bytes of one FDE or CIE; the largest in Node 26 has 5 KiB."""
 
 _USUAL_ENTRY = 256
 """Bytes that are read of an FDE or CIE before its length is known; nearly all are shorter."""
 
+_USUAL_ENCODING = 0x1B
+"""Pointers in FDEs: relative to where they stand, signed, 4 bytes."""
+
+_FDE_HEAD = struct.Struct("<IiI")
+"""Distance of the CIE, start, size; of that encoding."""
+
 _DEF_CFA_OFFSET, _ADVANCE, _OFFSET, _RESTORE = 0x0E, 0x40, 0x80, 0xC0
 """DWARF instructions (7.24 of DWARF 5); the last three have an operand in their low bits."""
-
-MAX_ROWS = 1 << 14
-"""Rows of one function; a program that makes more is not believed."""
 
 MAX_REMEMBERED = 64
 """Depth of DW_CFA_remember_state; compilers use 1."""
@@ -195,9 +199,10 @@ class _Cie(NamedTuple):
 class _Fde(NamedTuple):
     start: int
     end: int
-    row_starts: list[int]
-    rows: list[_State]
     cie: _Cie
+    code: _Reader
+    first: int
+    """Where in `code` the program begins."""
 
 
 class _State:
@@ -328,10 +333,9 @@ class CfiTable:
         fde = self._fdes[entry]
         if fde is None or not fde.start <= address < fde.end:
             return None
-        row = fde.rows[bisect_right(fde.row_starts, address) - 1]
         try:
-            rule = _compile(row, fde.cie)
-        except _Malformed:
+            rule = _compile(self._run(fde, address), fde.cie)
+        except (_Malformed, FaultError):
             return None
         return self._interned.setdefault(rule, rule)
 
@@ -360,18 +364,29 @@ class CfiTable:
         if not distance:
             raise _Malformed  # a CIE
         cie = self._load_cie(address + 4 - distance)
-        start = entry.pointer(cie.pointer_encoding)
-        size = entry.pointer(cie.pointer_encoding & 15)
+        if cie.pointer_encoding == _USUAL_ENCODING and len(entry.data) >= _FDE_HEAD.size:
+            _, start, size = _FDE_HEAD.unpack_from(entry.data)
+            start += address + 8
+            entry.at = _FDE_HEAD.size
+        else:
+            start = entry.pointer(cie.pointer_encoding)
+            size = entry.pointer(cie.pointer_encoding & 15)
         if cie.has_augmentation_data:
             entry.take(entry.uleb())
+        return _Fde(start, start + size, cie, entry, entry.at)
+
+    def _run(self, fde: _Fde, address: int) -> _State:
+        """Return the row of a function for a pc."""
+        cie = fde.cie
         initial = self._initials.get(cie)
         if initial is None:
-            first = _Program(cie, start, _State())
-            first.run(_Reader(cie.program, 0))
+            first = _Program(cie, 0, _State())
+            first.run(_Reader(cie.program, 0), 0)
             initial = self._initials[cie] = first.state
-        program = _Program(cie, start, initial)
-        program.run(entry)
-        return _Fde(start, start + size, program.row_starts, program.rows, cie)
+        program = _Program(cie, fde.start, initial)
+        fde.code.at = fde.first
+        program.run(fde.code, address)
+        return program.state
 
     def _load_cie(self, address: int) -> _Cie:
         if address in self._cies:
@@ -533,7 +548,7 @@ class _Reader:
 
 
 class _Program:
-    """Runs the instructions of a CIE or FDE, collecting one row per stretch of code."""
+    """Runs the instructions of a CIE or FDE."""
 
     def __init__(self, cie: _Cie, start: int, initial: _State) -> None:
         self._cie = cie
@@ -541,27 +556,35 @@ class _Program:
         self._remembered: list[_State] = []
         self.state = initial.copy()
         self.location = start
-        self.row_starts = [start]
-        self.rows: list[_State] = []
 
-    def run(self, code: _Reader) -> None:
-        """Run `code` to its end; `state` is then that of the last row."""
-        factor, at_cfa, data = self._cie.data_factor, _Place.AT_CFA, code.data
-        while code.at < len(data):
-            opcode = data[code.at]
-            code.at += 1
+    def run(self, code: _Reader, address: int) -> None:
+        """Run what of `code` is for `address`; `state` is then that of its row."""
+        cie, at_cfa, data = self._cie, _Place.AT_CFA, code.data
+        at, end, state = code.at, len(code.data), self.state
+        while at < end and self.location <= address:
+            opcode = data[at]
             low = opcode & 63
-            if opcode == _DEF_CFA_OFFSET:
-                self.state.offset = code.uleb()
-            elif opcode >= _RESTORE:
+            at += 1
+            if opcode >= _RESTORE:
                 self._restore(low)
-            elif opcode >= _OFFSET:
-                self.state.places[low] = (at_cfa, code.uleb() * factor)
+            elif opcode >= _OFFSET or opcode == _DEF_CFA_OFFSET:
+                if at < end and data[at] < 0x80:
+                    operand = data[at]
+                    at += 1
+                else:
+                    code.at = at
+                    operand = code.uleb()
+                    at = code.at
+                if opcode >= _OFFSET:
+                    state.places[low] = (at_cfa, operand * cie.data_factor)
+                else:
+                    state.offset = operand
             elif opcode >= _ADVANCE:
-                self._advance(low)
+                self.location += low * cie.code_factor
             elif opcode:
+                code.at = at
                 self._run_extended(low, code)
-        self.rows.append(self.state)
+                at, state = code.at, self.state
 
     def _run_extended(self, opcode: int, code: _Reader) -> None:
         """Run an instruction that is not one of the usual ones."""
@@ -569,9 +592,9 @@ class _Program:
         state = self.state
         match opcode:
             case 1:  # set_loc
-                self._move_to(code.pointer(self._cie.pointer_encoding))
+                self.location = code.pointer(self._cie.pointer_encoding)
             case 2 | 3 | 4:  # advance_loc1, 2, 4
-                self._advance(code.integer(1 << opcode - 2))
+                self.location += code.integer(1 << opcode - 2) * self._cie.code_factor
             case 5:  # offset_extended
                 self._set(code.uleb(), _Place.AT_CFA, code.uleb() * factor)
             case 6:  # restore_extended
@@ -625,18 +648,6 @@ class _Program:
         else:
             self.state.places[register] = where
 
-    def _advance(self, distance: int) -> None:
-        self._move_to(self.location + distance * self._cie.code_factor)
-
-    def _move_to(self, location: int) -> None:
-        """Close the row that ends at `location`."""
-        if location < self.location or len(self.rows) >= MAX_ROWS:
-            raise _Malformed
-        if location > self.location:
-            self.rows.append(self.state.copy())
-            self.row_starts.append(location)
-            self.location = location
-
 
 def _compile(state: _State, cie: _Cie) -> _Rule:
     places = dict(state.places)
@@ -660,6 +671,7 @@ def _compile_fast(state: _State, places: dict[int, _Where]) -> FastRule | None:
     if places.get(RIP) != (_Place.AT_CFA, -8):
         return None
     saved: list[tuple[int, int]] = []
+    lowest = -8
     for register, (place, offset) in places.items():
         if register == RIP or (place is _Place.UNDEFINED and register in _VOLATILE):
             continue
@@ -668,11 +680,11 @@ def _compile_fast(state: _State, places: dict[int, _Where]) -> FastRule | None:
         assert isinstance(offset, int)  # noqa: S101 - what AT_CFA carries; narrows for mypy
         if offset % 8 or not -8 * _MAX_FAST_WORDS <= offset < -8:
             return None
+        lowest = min(lowest, offset)
         saved.append((register, offset))
-    depth = -min((offset for _, offset in saved), default=-8)
-    count = depth // 8
-    indexed = tuple(sorted((register, count + offset // 8) for register, offset in saved))
-    return FastRule(state.base, state.offset, depth, _UNPACK[count], indexed)
+    count = -lowest // 8
+    indexed = tuple(sorted([(register, count + offset // 8) for register, offset in saved]))
+    return FastRule(state.base, state.offset, -lowest, _UNPACK[count], indexed)
 
 
 def _step_general(

@@ -34,7 +34,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, count
+from operator import add
 from typing import NamedTuple
 
 from jsspy.errors import FaultError, MalformedData
@@ -131,7 +132,8 @@ def find_line_ends(data: bytes, one_byte: bool, *, only_newline: bool = False) -
             only_newline or not any(end in text for end in _OTHER_LINE_ENDS)
         ):
             # No pairs of surrogates, so positions are the same: the usual case, 4 times as fast.
-            return array("I", [end - 1 for end in accumulate(len(x) + 1 for x in text.split("\n"))])
+            lengths = accumulate(map(len, text.split("\n")))
+            return array("I", map(add, lengths, count()))
         low = int.from_bytes(data[::2].translate(_LOW_CLASSES), "little")
         high = int.from_bytes(data[1::2].translate(_HIGH_CLASSES), "little")
         size = len(data) // 2
@@ -519,10 +521,11 @@ class FunctionReader:
             if words is None:
                 words = self.heap.memory.read(Address(word - 1), _DATA_SIZE)
             fields = [_word(words, offset) for offset in range(8, len(words) - 7, 8)][:4]
-            kinds = [self.heap.instance_type(field) for field in fields]
+            instance_type_of = self.heap.instance_type
             for wanted in (types.bytecode_array, types.interpreter_data):
-                if wanted in kinds:
-                    word, words = fields[kinds.index(wanted)], None
+                found = next((it for it in fields if instance_type_of(it) == wanted), 0)
+                if found:
+                    word, words = found, None
                     break
             else:
                 return None
