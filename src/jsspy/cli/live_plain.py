@@ -25,14 +25,13 @@ _LABEL_WIDTH = 160
 
 
 def print_tables(
-    receiver: Receiver, originals: OriginalNames, rate_hz: int, delay_s: float, window_s: float
+    receiver: Receiver, originals: OriginalNames, table: LiveTable, rate_hz: int, delay_s: float
 ) -> None:
     """Print until there is nothing more to come.
 
     Raises:
         BrokenPipeError: Nobody reads standard output any more.
     """
-    table = LiveTable(window_ns=int(window_s * 1e9))
     next_s = time.monotonic() + delay_s
     while not receiver.is_closed:
         for update in receiver.receive():

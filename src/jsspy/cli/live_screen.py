@@ -123,9 +123,9 @@ class TopApp(App[None]):
         self,
         receiver: Receiver,
         originals: OriginalNames,
+        table: LiveTable,
         rate_hz: int,
         delay_s: float,
-        window_s: float,
         file_stem: str,
     ) -> None:
         """Prepare to show what comes.
@@ -133,13 +133,13 @@ class TopApp(App[None]):
         Args:
             receiver: Of `Update`s.
             originals: What was compiled from what.
+            table: What is shown, still empty.
             rate_hz: Shown.
             delay_s: Time between two pictures.
-            window_s: See `LiveTable`.
             file_stem: Name and pid of the target, for recordings that are saved.
         """
         super().__init__()
-        self.table = LiveTable(window_ns=int(window_s * 1e9))
+        self.table = table
         self.sort = Column.OWN_SHARE
         self.ascending = False
         self.pattern: re.Pattern[str] | None = None
@@ -471,9 +471,9 @@ class TopApp(App[None]):
 def show_screen(
     receiver: Receiver,
     originals: OriginalNames,
+    table: LiveTable,
     rate_hz: int,
     delay_s: float,
-    window_s: float,
     file_stem: str,
     *,
     color: bool | None,
@@ -481,4 +481,4 @@ def show_screen(
     """Draw until somebody quits, or nothing is left to see."""
     if color is False:
         os.environ["NO_COLOR"] = "1"
-    TopApp(receiver, originals, rate_hz, delay_s, window_s, file_stem).run()
+    TopApp(receiver, originals, table, rate_hz, delay_s, file_stem).run()

@@ -42,7 +42,7 @@ from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
 from jsspy.errors import JsspyError, NotNode, ProcessExited, ProcessNotFound
 from jsspy.model.growth import GrowthTaker
-from jsspy.model.live import Account
+from jsspy.model.live import Account, LiveTable, View
 from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.recorder import End, Recorder, RecordingOptions
 from jsspy.target.process import Target
@@ -83,6 +83,13 @@ _NICE = 5
     metavar="SECONDS",
     help="What counts as now: shares are of the last so many seconds.",
 )
+@click.option(
+    "--by",
+    type=click.Choice([view.value for view in View]),
+    default=View.FUNCTION.value,
+    show_default=True,
+    help="What one row is, to begin with.",
+)
 @overhead_option
 @subprocesses_option
 @strict_option
@@ -99,6 +106,7 @@ def top_command(
     engine_name: str,
     delay_s: float,
     window_s: float,
+    by: str,
     max_overhead: float | None,
     subprocesses: bool,
     mode: Mode,
@@ -146,16 +154,18 @@ def top_command(
 
             def draw(receiver: Receiver) -> None:
                 originals = OriginalNames(source_maps)
+                table = LiveTable(window_ns=int(window_s * 1e9))
+                table.view = View(by)
                 if _is_screen():
                     from jsspy.cli.live_screen import show_screen
 
                     show_screen(
-                        receiver, originals, rate_hz, delay_s, window_s, file_stem, color=color
+                        receiver, originals, table, rate_hz, delay_s, file_stem, color=color
                     )
                 else:
                     from jsspy.cli.live_plain import print_tables
 
-                    print_tables(receiver, originals, rate_hz, delay_s, window_s)
+                    print_tables(receiver, originals, table, rate_hz, delay_s)
 
             status = _run(recorder, draw, duration_s)
             if started is not None:

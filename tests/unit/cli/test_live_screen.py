@@ -19,7 +19,7 @@ from jsspy.cli.pipe import Receiver, Sender
 from jsspy.cli.source_maps import SourceMaps
 from jsspy.formats import load_profile
 from jsspy.model.growth import GrowthTaker
-from jsspy.model.live import Account, Column, View
+from jsspy.model.live import Account, Column, LiveTable, View
 from jsspy.model.profile import Profile, ProfileMeta, SamplingStats, ThreadInfo
 from jsspy.model.sample import ThreadState, VmState
 from jsspy.model.stack import Frame, FrameKind, Location, Stack
@@ -46,7 +46,8 @@ class Driven:
 
     def __init__(self, size: tuple[int, int]) -> None:
         reading, writing = os.pipe()
-        self.app = TopApp(Receiver(reading), NO_MAPS, 99, 1.0, 5.0, "node-1234")
+        table = LiveTable(window_ns=5 * SECOND)
+        self.app = TopApp(Receiver(reading), NO_MAPS, table, 99, 1.0, "node-1234")
         self.size = size
         self.pilot: Pilot[None]
         self._writing = writing
