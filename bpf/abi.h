@@ -146,17 +146,17 @@ struct scratch {
 	u64 first[MAX_PIECES];
 	u64 end[MAX_PIECES];
 	u64 piece; /* that comes next */
+	u64 wanted; /* pieces */
 	u64 offset; /* in data, where it goes */
 	u64 key; /* being made */
 	u32 crossed;
 	u32 in_kernel;
+	u64 is_counted;
 };
-_Static_assert(sizeof(struct scratch) == 864 + 299024 + 115200 + 1024 + 24 + 40 + 512 + 16 + 16, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 864 + 299024 + 115200 + 1024 + 24 + 40 + 512 + 16 + 32, "struct scratch");
 
-/* Indexes of the program array `steps`. */
-#define STEP_WALK 0u
-#define STEP_FINISH 1u
-#define STEP_SEND 2u
+/* Index of the program array `steps`. */
+#define STEP_SEND 0u
 
 /* Indexes of the per-CPU array `stats`. */
 #define STAT_SAMPLES 0u /* the event struck */

@@ -2,8 +2,8 @@
  * Walk the stack of a sampled thread and copy what user space needs to name it.
  *
  * A perf event per thread runs `sample`, whose cookie says which entry of `threads` it is. It takes
- * the user registers and the isolate's words, and hands over to `walk`, which follows frame
- * pointers, STEPS frames per tail call, and emits one record (abi.h) into `ring`.
+ * the user registers and the isolate's words, follows frame pointers, and emits one record (abi.h)
+ * into `ring`. Its loops are calls of bpf_loop, of whose bodies the verifier has soon seen all.
  *
  * No names and no policy: what is copied is data (struct plan). What the walk knows of stacks:
  *
@@ -17,7 +17,7 @@
  * may use for data: what the chain gave before is dropped unless it crossed an entry frame that
  * saved the very same exit (V8 before 9 leaves c_entry_fp set while nested JavaScript runs).
  *
- * Needs Linux 5.15: bpf_get_attach_cookie, bpf_task_pt_regs; tail calls, ring buffer 5.8.
+ * Needs Linux 5.17: bpf_loop; bpf_get_attach_cookie, bpf_task_pt_regs 5.15; ring buffer 5.8.
  * It must not be re-entered on a CPU: the kernel skips perf_event programs that would be.
  */
 #include "abi.h"
@@ -25,7 +25,8 @@
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static __attribute__((always_inline)) inline
 
-#define STEPS 80 /* frames per tail call; at least 32 calls are allowed, `finish` is one */
+#define STEPS 4 /* frames per round of a loop, */
+#define WORDS 8 /* and words: to call its body takes as long as some words, or a third of a frame */
 #define MIN_LEAF_BYTES 1024 /* of a leaf that is C called by V8 without an exit frame */
 #define ENTRY_BYTES 128 /* below the fp of an entry frame: its slots, with room to spare */
 
@@ -55,6 +56,7 @@ static long (*ringbuf_output)(void *ring, void *from, u64 size, u64 flags) = (vo
 static void *(*get_current_task_btf)(void) = (void *)158;
 static u64 (*get_attach_cookie)(void *context) = (void *)174;
 static void *(*task_pt_regs)(void *task) = (void *)175;
+static long (*loop)(u32 count, void *body, void *context, u64 flags) = (void *)181;
 
 #define RING_NO_WAKEUP 1 /* user space polls */
 
@@ -66,6 +68,13 @@ extern u32 plans, threads, scratch, steps, ring, stats, naps, tasks, counts;
 
 /* Read memory again. */
 #define FRESH(x) (*(volatile __typeof__(x) *)&(x))
+
+/* What a body of a loop is given. It returns 1 to end the loop. */
+struct walk {
+	struct scratch *st;
+	struct plan *plan;
+	u64 stack_end;
+};
 
 INLINE void count(u32 index)
 {
@@ -229,28 +238,16 @@ INLINE int step(struct scratch *st, struct plan *plan, u64 stack_end)
 	return 0;
 }
 
-SEC("perf_event/walk")
-int walk(void *context)
+SEC("loops/sample")
+static long walk_on(u32 round, struct walk *walk)
 {
-	u32 cpu = get_smp_processor_id();
-	struct scratch *st = map_lookup(&scratch, &cpu);
-	if (!st)
-		return 0;
-	u32 index = st->header.thread;
-	struct thread *thread = map_lookup(&threads, &index);
-	if (!thread)
-		return 0;
-	index = thread->plan;
-	struct plan *plan = map_lookup(&plans, &index);
-	if (!plan)
-		return 0;
-	u64 stack_end = thread->stack_end;
+	(void)round;
+	struct scratch *st = walk->st;
+	struct plan *plan = walk->plan;
+	u64 stack_end = walk->stack_end;
 	for (int i = 0; i < STEPS; i++)
-		if (step(st, plan, stack_end)) {
-			tail_call(context, &steps, STEP_FINISH);
-			return 0;
-		}
-	tail_call(context, &steps, STEP_WALK);
+		if (step(st, plan, stack_end))
+			return 1;
 	return 0;
 }
 
@@ -269,62 +266,106 @@ INLINE int is_code(struct plan *plan, u64 word)
 	       word - plan->code_starts[3] < plan->code_sizes[3];
 }
 
+/* Take rows into the key; none is made of code where we know of none. */
+SEC("loops/send")
+static long mix_rows(u32 round, struct walk *walk)
+{
+	struct scratch *st = walk->st;
+	struct plan *plan = walk->plan;
+	for (int k = 0; k < STEPS; k++) {
+		u64 i = STEPS * round + k;
+		OPAQUE(i);
+		if (i >= FRESH(st->header.frames) || i >= MAX_COUNTED_FRAMES)
+			return 1;
+		struct row *row = (struct row *)st->data + i;
+		if (i && row->pc && !is_code(plan, row->pc)) {
+			st->is_counted = 0;
+			return 1;
+		}
+		mix(st, i ? row->pc : 0);
+		mix(st, row->identity);
+		mix(st, row->detail);
+	}
+	return 0;
+}
+
+/* Words of a record: [first, end), counted in bytes from its start. */
+struct words {
+	struct scratch *st;
+	struct plan *plan;
+	u64 first;
+	u64 end;
+};
+
+INLINE long mix_words(u32 round, struct words *words, int only_addresses)
+{
+	struct scratch *st = words->st;
+	struct plan *plan = words->plan;
+	for (int i = 0; i < WORDS; i++) {
+		u64 at = FRESH(words->first) + 8 * (WORDS * round + i);
+		OPAQUE(at);
+		if (at >= FRESH(words->end) || at > sizeof(struct header) + DATA_BYTES + MAX_PIECE_BYTES)
+			return 1;
+		u64 word = *(u64 *)((u8 *)st + (at & ~7ull));
+		if (!only_addresses || is_code(plan, word))
+			mix(st, word);
+	}
+	return 0;
+}
+
+SEC("loops/send")
+static long mix_all(u32 round, struct words *words)
+{
+	return mix_words(round, words, 0);
+}
+
+/* Take only what may be return addresses. */
+SEC("loops/send")
+static long mix_addresses(u32 round, struct words *words)
+{
+	return mix_words(round, words, 1);
+}
+
 /* All that the names of a stack can depend on, as one number; 0: too large, or code where we know
  * of none. Of raw stack that is each word which may be a return address: other words differ from
  * sample to sample, and names do not follow from them. */
-INLINE u64 make_key(struct scratch *st, struct plan *plan)
+INLINE u64 make_key(struct walk *walk)
 {
+	struct scratch *st = walk->st;
 	u64 n = st->header.frames;
 	u64 pieces_at = n * (sizeof(struct row) + sizeof(struct slots));
+	u64 raw_bytes = st->offset - pieces_at;
 	u64 *regs = st->header.regs;
-	if (!n || n > MAX_COUNTED_FRAMES || st->offset - pieces_at > 8 * MAX_COUNTED_WORDS)
+	if (!n || n > MAX_COUNTED_FRAMES || raw_bytes > 8 * MAX_COUNTED_WORDS)
 		return 0;
-	st->piece = pieces_at;
-	if (st->in_kernel == 0 && !is_code(plan, regs[REG_RIP]))
+	if (st->in_kernel == 0 && !is_code(walk->plan, regs[REG_RIP]))
 		return 0;
 	st->key = st->header.thread;
 	mix(st, regs[REG_RIP]);
 	mix(st, st->slots[0].fp - regs[REG_RSP]);
 	mix(st, st->header.flags);
-	struct row *rows = (struct row *)st->data;
 	if (!st->leaf_end) {
 		/* In V8's own code: the function that is being entered, and how far the interpreter is. */
 		mix(st, st->header.followed[0]);
 		mix(st, st->header.followed[1]);
-		if (rows->detail) {
+		if (((struct row *)st->data)->detail) {
 			mix(st, regs[REG_R9]);
 			mix(st, regs[REG_R15]);
 		}
 		mix(st, st->slots[0].words[2]);
 	}
-	for (u64 i = 0; i < 2 * MAX_ISOLATE_BYTES / 8; i++) {
-		if (8 * i >= FRESH(st->header.isolate_bytes))
-			break;
-		mix(st, ((u64 *)st->header.isolate)[i]);
-	}
-	for (u64 i = 0; i < MAX_COUNTED_FRAMES; i++) {
-		if (i >= FRESH(st->header.frames))
-			break;
-		if (i && rows[i].pc && !is_code(plan, rows[i].pc))
-			return 0;
-		mix(st, i ? rows[i].pc : 0);
-		mix(st, rows[i].identity);
-		mix(st, rows[i].detail);
-	}
-	for (u64 i = 0; i < MAX_COUNTED_WORDS; i++) {
-		u64 at = FRESH(st->piece) + 8 * i;
-		if (at >= FRESH(st->offset) || at > DATA_BYTES)
-			break;
-		u64 word = *(u64 *)(st->data + (at & ~7ull));
-		if (is_code(plan, word))
-			mix(st, word);
-	}
-	for (u64 i = 0; i < MAX_KERNEL_FRAMES; i++) {
-		u64 at = FRESH(st->offset) + 8 * i;
-		if (8 * i >= FRESH(st->header.kernel_bytes) || at > DATA_BYTES + MAX_PIECE_BYTES)
-			break;
-		mix(st, *(u64 *)(st->data + (at & ~7ull)));
-	}
+	st->is_counted = 1;
+	loop(MAX_COUNTED_FRAMES / STEPS, mix_rows, walk, 0);
+	if (!FRESH(st->is_counted))
+		return 0;
+	u64 end = sizeof(struct header) + st->offset;
+	struct words raw = { st, walk->plan, sizeof(struct header) + pieces_at, end };
+	loop(MAX_COUNTED_WORDS / WORDS, mix_addresses, &raw, 0);
+	struct words kernel = { st, walk->plan, end, end + st->header.kernel_bytes };
+	loop(MAX_KERNEL_FRAMES / WORDS + 1, mix_all, &kernel, 0);
+	u64 isolate_at = __builtin_offsetof(struct header, isolate);
+	struct words isolate = { st, walk->plan, isolate_at, isolate_at + st->header.isolate_bytes };
+	loop(2 * MAX_ISOLATE_BYTES / 8 / WORDS, mix_all, &isolate, 0);
 	return FRESH(st->key) | 1;
 }
 
@@ -339,23 +380,60 @@ INLINE int is_counted(u64 key)
 	return 0;
 }
 
-/* Copy the pieces behind the rows and send the record. */
-SEC("perf_event/finish")
-int finish(void *context)
+/* Copy a piece, or, where a page of it was never touched, a part of it. What changes from piece to
+ * piece is kept in memory, of which the verifier knows nothing. */
+SEC("loops/sample")
+static long copy_piece(u32 round, struct walk *walk)
 {
-	u32 cpu = get_smp_processor_id();
-	struct scratch *st = map_lookup(&scratch, &cpu);
-	if (!st)
-		return 0;
-	u32 index = st->header.thread;
-	struct thread *thread = map_lookup(&threads, &index);
-	if (!thread)
-		return 0;
-	u64 stack_end = thread->stack_end;
+	(void)round;
+	struct scratch *st = walk->st;
+	u64 stack_end = walk->stack_end;
+	u64 i = FRESH(st->piece);
+	u64 offset = FRESH(st->offset);
+	if (i >= FRESH(st->wanted) || i >= MAX_PIECES)
+		return 1;
+	u64 first = st->first[i], end = st->end[i];
+	if (end > stack_end)
+		end = stack_end;
+	u64 size = end > first ? (end - first) & ~7ull : 0;
+	OPAQUE(size);
+	if (size > MAX_PIECE_BYTES)
+		size = MAX_PIECE_BYTES;
+	OPAQUE(offset);
+	if (offset > DATA_BYTES) {
+		st->header.flags |= TOO_DEEP;
+		return 1;
+	}
+	struct piece *piece = (struct piece *)(st->data + offset);
+	st->piece = i + 1;
+	if (probe_read_user(piece + 1, size, (void *)first)) {
+		/* Go on page by page. What cannot be read is 0. */
+		u64 page = PAGE_BYTES - (first & (PAGE_BYTES - 8));
+		if (size > page) {
+			size = page;
+			st->first[i] = first + page;
+			st->piece = i;
+		}
+		OPAQUE(size);
+		if (size > PAGE_BYTES)
+			return 1;
+		probe_read_user(piece + 1, size, (void *)first);
+	}
+	piece->address = first;
+	piece->size = size;
+	st->offset = offset + sizeof(*piece) + size;
+	st->header.pieces++;
+	return 0;
+}
+
+/* Put the slots, the pieces and the stack in the kernel behind the rows. Returns 1 if it failed. */
+INLINE int complete(void *context, struct walk *walk)
+{
+	struct scratch *st = walk->st;
 	u64 n = st->header.frames;
 	OPAQUE(n);
 	if (n > MAX_FRAMES)
-		return 0;
+		return 1;
 	u64 rsp = st->header.regs[REG_RSP] & ~7ull;
 	u64 leaf_end = st->leaf_end;
 	if (!leaf_end) {
@@ -372,63 +450,21 @@ int finish(void *context)
 	u64 offset = n * sizeof(struct row);
 	OPAQUE(offset);
 	if (offset > MAX_FRAMES * sizeof(struct row))
-		return 0;
+		return 1;
 	probe_read_kernel(st->data + offset, n * sizeof(struct slots), st->slots);
-	/* What changes from piece to piece is kept in memory, of which the verifier knows nothing: so
-	 * all ways through the loop look alike to it, and it follows one. */
 	st->offset = n * (sizeof(struct row) + sizeof(struct slots));
 	st->piece = 0;
-	u64 pieces = st->header.pieces;
+	st->wanted = st->header.pieces;
 	st->header.pieces = 0;
-	for (int k = 0; k < MAX_PIECES + 16; k++) {
-		u64 i = FRESH(st->piece);
-		offset = FRESH(st->offset);
-		if (i >= pieces || i >= MAX_PIECES)
-			break;
-		u64 first = st->first[i], end = st->end[i];
-		if (end > stack_end)
-			end = stack_end;
-		u64 size = end > first ? (end - first) & ~7ull : 0;
-		OPAQUE(size);
-		if (size > MAX_PIECE_BYTES)
-			size = MAX_PIECE_BYTES;
-		OPAQUE(offset);
-		if (offset > DATA_BYTES) {
-			st->header.flags |= TOO_DEEP;
-			break;
-		}
-		struct piece *piece = (struct piece *)(st->data + offset);
-		if (probe_read_user(piece + 1, size, (void *)first)) {
-			/* A page that was never touched: go on page by page. What cannot be read is 0. */
-			u64 page = PAGE_BYTES - (first & (PAGE_BYTES - 8));
-			if (size > page) {
-				size = page;
-				st->first[i] = first + page;
-				st->piece--;
-			}
-			OPAQUE(size);
-			if (size > PAGE_BYTES)
-				break;
-			probe_read_user(piece + 1, size, (void *)first);
-		}
-		piece->address = first;
-		piece->size = size;
-		st->offset = offset + sizeof(*piece) + size;
-		st->piece++;
-		st->header.pieces++;
-	}
+	loop(MAX_PIECES * (1 + MAX_PIECE_BYTES / PAGE_BYTES), copy_piece, walk, 0);
 	offset = FRESH(st->offset);
 	OPAQUE(offset);
 	if (offset > DATA_BYTES + sizeof(struct piece) + MAX_PIECE_BYTES)
-		return 0;
+		return 1;
 	long kernel = 0;
 	if (st->in_kernel)
 		kernel = get_stack(context, st->data + offset, 8 * MAX_KERNEL_FRAMES, 0);
-	if (kernel < 0)
-		kernel = 0;
-	st->header.kernel_bytes = kernel;
-	st->offset = offset;
-	tail_call(context, &steps, STEP_SEND);
+	st->header.kernel_bytes = kernel < 0 ? 0 : kernel;
 	return 0;
 }
 
@@ -453,14 +489,15 @@ int send(void *context)
 	if (st->header.flags & SWITCHED) {
 		st->header.key = (u64)thread->skip_mask + 1;
 	} else if (plan->is_counting) {
-		u64 key = make_key(st, plan);
+		struct walk walk = { st, plan, thread->stack_end };
+		u64 key = make_key(&walk);
 		if (key && is_counted(key))
 			return 0;
 		u64 none = 0;
 		if (key && !map_update(&counts, &key, &none, 0))
 			st->header.key = key;
 	}
-	u64 size = sizeof(struct header) + st->offset + st->header.kernel_bytes;
+	u64 size = sizeof(struct header) + FRESH(st->offset) + st->header.kernel_bytes;
 	OPAQUE(size);
 	if (size > sizeof(struct header) + sizeof(st->data))
 		return 0;
@@ -611,7 +648,10 @@ int sample(struct pt_regs *context)
 	st->crossed = 0;
 	st->chunk_size = 0;
 	st->header.pieces = 1;
-	tail_call(context, &steps, STEP_WALK);
+	struct walk walk = { st, plan, stack_end };
+	loop(MAX_FRAMES / STEPS + 1, walk_on, &walk, 0);
+	if (!complete(context, &walk))
+		tail_call(context, &steps, STEP_SEND);
 	return 0;
 }
 

@@ -98,6 +98,9 @@ _REGISTERS: Final = slice(8, 29)
 _ORIG_RAX: Final = 8 + Registers._fields.index("orig_rax")
 """Fields of a header."""
 
+_NEEDED: Final = {Mode.CPU: (5, 17), Mode.WALL: (5, 18), Mode.OFFCPU: (5, 18)}
+"""Version of Linux, by mode; see bpf/README.md."""
+
 _NO_PLAN: Final = CapturePlan(0, 0, (), -8, (), (), -16, 0, ())
 _OTHER_REGISTERS: Final = (0,) * (len(Registers._fields) - 21)
 
@@ -227,7 +230,7 @@ class EbpfEngine(Engine):
             reason, hint = caps.explain_perf_refused(err.code, err.message, kernel=True)
             return Availability(available=False, reason=reason, hint=hint)
         except bpf.Refused as err:
-            reason, hint = caps.explain_bpf_refused(err.code, err.message)
+            reason, hint = caps.explain_bpf_refused(err.code, err.message, _NEEDED[self.mode])
             return Availability(available=False, reason=reason, hint=hint)
         finally:
             thread.close()
@@ -245,7 +248,7 @@ class EbpfEngine(Engine):
             try:
                 self._kernel = Kernel(self._ring_bytes, switches=self.mode is not Mode.CPU)
             except bpf.Refused as err:
-                reason, hint = caps.explain_bpf_refused(err.code, err.message)
+                reason, hint = caps.explain_bpf_refused(err.code, err.message, _NEEDED[self.mode])
                 raise EngineUnavailable(self.name, reason, hint=hint) from err
             except OSError as err:
                 reason = f"{OBJECT.name} is missing from the installation"

@@ -26,7 +26,7 @@ MAX_ISOLATE_BYTES: Final = 256
 RED_ZONE_BYTES: Final = 128
 WINDOW_BYTES: Final = 72
 WINDOW_BELOW: Final = 40
-SCRATCH_BYTES: Final = 416_720
+SCRATCH_BYTES: Final = 416_736
 PLAN: Final = struct.Struct("<4Q3Q2I2I4i4i5III2iI8Q")
 THREAD: Final = struct.Struct("<2QIIQ")
 NAP: Final = struct.Struct("<2QIHH")
@@ -36,7 +36,7 @@ PIECE: Final = struct.Struct("<2Q")
 COMPLETE, TOO_DEEP, RED_ZONE, SWITCHED = 1, 2, 4, 8
 NAP_PREEMPTED, NAP_DEAD, SWITCH_COOKIE = 0x8000, 0x80, 0x10000
 _ABI: Final = struct.pack("<3I", HEADER.size, SCRATCH_BYTES, PLAN.size)
-STEP_WALK, STEP_FINISH, STEP_SEND = 0, 1, 2
+STEP_SEND: Final = 0
 STAT_SAMPLES, STAT_RING_FULL, STAT_NO_USER, STAT_COUNT = 0, 1, 2, 3
 
 _NO_MARKER: Final = (1 << 64) - 1
@@ -118,7 +118,7 @@ class Kernel:
             self.threads = self._map(bpf.MapType.ARRAY, THREAD.size, MAX_THREADS, "threads")
             cpus = bpf.possible_cpus()
             scratch = self._map(bpf.MapType.ARRAY, SCRATCH_BYTES, cpus, "scratch")
-            steps = self._map(bpf.MapType.PROG_ARRAY, 4, 3, "steps")
+            steps = self._map(bpf.MapType.PROG_ARRAY, 4, 1, "steps")
             ring = self._map(bpf.MapType.RINGBUF, 0, ring_bytes, "ring")
             self.stats = self._map(bpf.MapType.PERCPU_ARRAY, 8, STAT_COUNT, "stats")
             self._naps = self._map(bpf.MapType.ARRAY, NAP.size, MAX_THREADS, "naps")
@@ -136,9 +136,8 @@ class Kernel:
                 "tasks": self._tasks.fd,
                 "counts": self._counts.fd,
             }
-            for step, name in ((STEP_WALK, "walk"), (STEP_FINISH, "finish"), (STEP_SEND, "send")):
-                program = self._program(code, name, maps)
-                steps.update(step, struct.pack("<I", program.fd))
+            send = self._program(code, "send", maps)
+            steps.update(STEP_SEND, struct.pack("<I", send.fd))
             self.program = self._program(code, "sample", maps)
             self.ring = bpf.Ring(ring, ring_bytes)
             if switches:

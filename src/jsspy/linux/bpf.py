@@ -1,9 +1,9 @@
 """Programs in the kernel: bpf(2), the object files they come in, and the ring they answer in.
 
-The loader knows what our own object needs and refuses the rest: program sections without calls
-between functions, and relocations of 64-bit loads against maps. Maps are declared `extern` in the
-program; whoever loads it creates them and gives their descriptors by name. No type information
-(BTF) is needed in the object.
+The loader knows what our own object needs and refuses the rest: a section for each program, one
+for the bodies of its loops if it has any, and relocations of 64-bit loads against maps and those
+bodies. Maps are declared `extern` in the program; whoever loads it creates them and gives their
+descriptors by name. No type information (BTF) is needed in the object.
 
 Everything is held by file descriptors and nothing is pinned: when they are closed, or we are
 killed, maps, programs and links are gone.
@@ -24,7 +24,7 @@ from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, NamedTuple, Self
 
 from jsspy.errors import JsspyError, MalformedData
 from jsspy.linux import libc
@@ -32,7 +32,7 @@ from jsspy.linux import libc
 _NR_BPF: Final = {"x86_64": 321}.get(platform.machine(), 321)
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD = 0, 1, 2, 3, 5
-_RAW_TRACEPOINT_OPEN, _MAP_TAKE, _LINK_CREATE, _ENABLE_STATS = 17, 21, 28, 32
+_RAW_TRACEPOINT_OPEN, _BTF_LOAD, _MAP_TAKE, _LINK_CREATE, _ENABLE_STATS = 17, 18, 21, 28, 32
 
 _ATTACH_PERF_EVENT: Final = 41
 
@@ -49,6 +49,8 @@ _SHF_EXECINSTR: Final = 4
 _R_BPF_64_64: Final = 1
 _LOAD_64: Final = 0x18
 _PSEUDO_MAP_FD: Final = 1
+_PSEUDO_FUNC: Final = 4
+_BTF_FUNC, _BTF_FUNC_PROTO = 12, 13
 
 _BUSY, _DISCARDED = 1 << 31, 1 << 30
 _RECORD_HEADER: Final = 8
@@ -192,6 +194,33 @@ class Map(_Descriptor):
             _bpf(_MAP_DELETE, attributes, "delete from a BPF map")
 
 
+class Code(NamedTuple):
+    """Instructions, with what the kernel is to know of them."""
+
+    instructions: bytes
+    functions: tuple[int, ...]
+    """Index of the first instruction of each; the first is where the program starts."""
+
+
+class _Types(_Descriptor):
+    """Type information that says only: here is a static function, called `name`.
+
+    The kernel takes the address of a function for a loop only if it is told that the function is
+    static. Source: kernel/bpf/verifier.c, check_ld_imm, and Documentation/bpf/btf.rst, at v6.12.
+    """
+
+    FUNCTION: ClassVar[int] = 2
+
+    def __init__(self, name: str) -> None:
+        # A type is its name, its kind, and one that it refers to: 1 takes and returns nothing.
+        types = struct.pack("<6I", 0, _BTF_FUNC_PROTO << 24, 0, 1, _BTF_FUNC << 24, 1)
+        names = b"\0" + name.encode("ascii") + b"\0"
+        header = struct.pack("<HBB5I", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names))
+        data = _buffer(header + types + names)
+        attributes = struct.pack("<QQ4I", _address(data), 0, len(data), 0, 0, 0)
+        super().__init__(_bpf(_BTF_LOAD, attributes, f"describe the BPF program {name}"))
+
+
 class Program(_Descriptor):
     """A program, verified.
 
@@ -199,29 +228,33 @@ class Program(_Descriptor):
         Refused: The kernel does not take it; the verifier's log is in the error.
     """
 
-    def __init__(self, kind: ProgramType, code: bytes, name: str) -> None:
-        instructions, license_ = _buffer(code), _buffer(b"Dual MIT/GPL\0")
+    def __init__(self, kind: ProgramType, code: Code, name: str) -> None:
+        instructions, license_ = _buffer(code.instructions), _buffer(b"Dual MIT/GPL\0")
         what = f"load the BPF program {name}"
+        records = b"".join(struct.pack("<II", at, _Types.FUNCTION) for at in code.functions)
+        functions = _buffer(records)
 
-        def load(log: ctypes.Array[ctypes.c_char] | None) -> int:
+        def load(types: _Types, log: ctypes.Array[ctypes.c_char] | None) -> int:
             attributes = struct.pack(
-                "<IIQQIIQII",
-                *(kind, len(code) // 8),
+                "<IIQQIIQII16s4IQI",
+                *(kind, len(code.instructions) // 8),
                 *(_address(instructions), _address(license_)),
                 *((1, len(log), _address(log)) if log is not None else (0, 0, 0)),
-                *(0, 0),
+                *(0, 0, _name(name), 0, 0),
+                *(types.fd, 8, _address(functions), len(code.functions)),
             )
-            return _bpf(_PROG_LOAD, attributes + _name(name), what)
+            return _bpf(_PROG_LOAD, attributes, what)
 
-        try:
-            super().__init__(load(None))
-        except Refused as err:
-            log = ctypes.create_string_buffer(_LOG_BYTES)
+        with _Types(name) as types:
             try:
-                super().__init__(load(log))
-            except Refused:
-                text = log.value.decode("utf-8", "replace").rstrip()
-                raise Refused(what, err.code, text[-_LOG_TAIL:]) from None
+                super().__init__(load(types, None))
+            except Refused as err:
+                log = ctypes.create_string_buffer(_LOG_BYTES)
+                try:
+                    super().__init__(load(types, log))
+                except Refused:
+                    text = log.value.decode("utf-8", "replace").rstrip()
+                    raise Refused(what, err.code, text[-_LOG_TAIL:]) from None
 
     def run_time_ns(self) -> int:
         """Return how long it has run while a `RunTime` was open."""
@@ -323,14 +356,16 @@ class Object:
                 code = programs[info][1]
                 if what & 0xFFFFFFFF != _R_BPF_64_64 or code[place : place + 1] != b"\x18":
                     raise MalformedData(self._where, "a relocation that is not of a map")
-                symbol: int = struct.unpack_from("<I", data, symbols + 24 * (what >> 32))[0]
-                programs[info][2].append((place, self._string(strings + symbol)))
+                symbol, _, _, owner = struct.unpack_from("<IBBH", data, symbols + 24 * (what >> 32))
+                body = programs.get(owner)
+                name = body[0] if body is not None else self._string(strings + symbol)
+                programs[info][2].append((place, name))
         return {name: (code, loads) for name, code, loads in programs.values()}
 
     def _string(self, at: int) -> str:
         return self._data[at : max(self._data.find(b"\0", at), 0)].decode("ascii", "replace")
 
-    def code(self, section: str, maps: Mapping[str, int]) -> bytes:
+    def code(self, section: str, maps: Mapping[str, int]) -> Code:
         """Return the instructions of a program with the descriptors of its maps put in.
 
         Raises:
@@ -339,14 +374,28 @@ class Object:
         if section not in self.programs:
             raise MalformedData(self._where, f"no program {section}")
         code, loads = self.programs[section]
+        own = len(code)
+        bodies = {name for _, name in loads if name in self.programs}
+        if len(bodies) > 1:
+            raise MalformedData(self._where, f"{section} has loops in several sections")
+        for name in bodies:
+            more, inner = self.programs[name]
+            code, loads = code + more, loads + [(own + place, what) for place, what in inner]
         patched = bytearray(code)
+        functions = {0}
         for place, name in loads:
-            if name not in maps:
+            if name in bodies:
+                function = (own + struct.unpack_from("<I", code, place + 4)[0]) // 8
+                functions.add(function)
+                kind, value = _PSEUDO_FUNC, function - place // 8 - 1
+            elif name in maps:
+                kind, value = _PSEUDO_MAP_FD, maps[name]
+            else:
                 raise MalformedData(self._where, f"no map {name}")
-            patched[place + 1] = patched[place + 1] & 0x0F | _PSEUDO_MAP_FD << 4
-            struct.pack_into("<i", patched, place + 4, maps[name])
+            patched[place + 1] = patched[place + 1] & 0x0F | kind << 4
+            struct.pack_into("<i", patched, place + 4, value)
             struct.pack_into("<i", patched, place + 12, 0)
-        return bytes(patched)
+        return Code(bytes(patched), tuple(sorted(functions)))
 
 
 class Ring:

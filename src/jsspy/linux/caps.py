@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -73,6 +74,8 @@ class Facts:
     hidepid: str
     """How /proc hides other users' processes: off, 0, noaccess, invisible, ptraceable, ..."""
     security_modules: tuple[str, ...]
+    linux: tuple[int, ...]
+    """Version of the kernel, two numbers."""
 
     def has(self, capability: Capability) -> bool:
         """Whether we have a capability in our own user namespace."""
@@ -118,6 +121,7 @@ def read_facts() -> Facts:
         security_modules=tuple(
             filter(None, _read_text("/sys/kernel/security/lsm").strip().split(","))
         ),
+        linux=tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])),
     )
 
 
@@ -354,12 +358,21 @@ def _read_int(path: str) -> int | None:
         return None
 
 
-def explain_bpf_refused(code: int, message: str) -> tuple[str, str | None]:
-    """Say why bpf(2) was refused with errno `code`, and which command mends that."""
-    return decide_bpf_refused(read_facts(), code, message)
+def explain_bpf_refused(code: int, message: str, needed: tuple[int, int]) -> tuple[str, str | None]:
+    """Say why bpf(2) was refused, and which command mends that.
+
+    Args:
+        code: errno.
+        message: What to say if nothing better is known.
+        needed: The first version of Linux that has all that was asked for. Distributions bring
+            some of it to older ones, so it is tried first.
+    """
+    return decide_bpf_refused(read_facts(), code, message, needed)
 
 
-def decide_bpf_refused(facts: Facts, code: int, message: str) -> tuple[str, str | None]:
+def decide_bpf_refused(
+    facts: Facts, code: int, message: str, needed: tuple[int, int]
+) -> tuple[str, str | None]:
     """Say why bpf(2) was refused; see `explain_bpf_refused`.
 
     Source: kernel/bpf/syscall.c, __sys_bpf and bpf_prog_load, at v6.12.
@@ -395,8 +408,9 @@ def decide_bpf_refused(facts: Facts, code: int, message: str) -> tuple[str, str 
             )
         if facts.seccomp == 2:
             return "a seccomp filter on us forbids bpf(2)", None
-    if code == errno.EINVAL:
-        return f"this kernel is too old: Linux 5.15 is needed ({message})", None
+    if facts.linux < needed:
+        has, needs = (".".join(map(str, version)) for version in (facts.linux, needed))
+        return f"this kernel is too old: it is Linux {has}, and {needs} is needed", None
     return message, None
 
 

@@ -58,7 +58,8 @@ def load(data: bytes, directory: Path) -> bpf.Object:
 def test_descriptors_of_maps_are_put_into_the_code(tmp_path: Path) -> None:
     it = load(make_object(), tmp_path)
     assert list(it.programs) == ["perf_event/x"]
-    code = it.code("perf_event/x", {"ring": 77})
+    code, functions = it.code("perf_event/x", {"ring": 77})
+    assert functions == (0,)
     assert code[:8] == RETURN
     assert code[24:] == RETURN
     # BPF_PSEUDO_MAP_FD in the source register, the descriptor in the first immediate.
@@ -107,13 +108,38 @@ def test_the_programs_of_the_package() -> None:
     if not OBJECT.exists():
         pytest.skip("not built: make bpf")
     it = bpf.Object(OBJECT)
-    names = {f"perf_event/{name}" for name in ("sample", "walk", "finish", "send")}
-    assert set(it.programs) == names | {"raw_tp/switched"}
+    programs = {"perf_event/sample", "perf_event/send", "raw_tp/switched"}
+    loops = {"loops/sample", "loops/send"}
+    assert set(it.programs) == programs | loops
     maps = {name for _, loads in it.programs.values() for _, name in loads}
-    assert maps == {
+    assert maps - loops == {
         *("plans", "threads", "scratch", "steps", "ring", "stats", "naps", "tasks", "counts"),
     }
     assert it.data["abi"] == _ABI
+
+
+def test_loops_are_put_behind_their_program() -> None:
+    from jsspy.engines.ebpf_kernel import OBJECT
+
+    if not OBJECT.exists():
+        pytest.skip("not built: make bpf")
+    it = bpf.Object(OBJECT)
+    maps = dict.fromkeys(("plans", "threads", "scratch", "steps", "ring", "stats", "counts"), 3)
+    maps |= {"naps": 3, "tasks": 3}
+    for name in ("sample", "send"):
+        code, functions = it.code(f"perf_event/{name}", maps)
+        own, bodies = it.programs[f"perf_event/{name}"][0], it.programs[f"loops/{name}"][0]
+        assert len(code) == len(own) + len(bodies)
+        # BPF_PSEUDO_FUNC in the source register of a 64-bit load: relative to what comes after it.
+        loaded = {
+            at // 8 + 1 + struct.unpack_from("<i", code, at + 4)[0]
+            for at in range(0, len(own), 8)
+            if code[at] == 0x18 and code[at + 1] >> 4 == 4
+        }
+        assert loaded == {*functions} - {0}
+        assert len(own) // 8 in loaded
+        # A function ends before the next begins.
+        assert all(code[8 * start - 8] in (0x95, 0x05) for start in loaded)
 
 
 def test_possible_cpus() -> None:

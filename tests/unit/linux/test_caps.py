@@ -23,6 +23,7 @@ FACTS = Facts(
     in_user_namespace=False,
     container="",
     hidepid="off",
+    linux=(6, 12),
     security_modules=(),
 )
 ROOT = replace(FACTS, uid=0, effective=ALL)

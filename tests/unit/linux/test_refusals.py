@@ -22,6 +22,7 @@ FACTS = Facts(
     container="",
     hidepid="off",
     security_modules=(),
+    linux=(5, 17),
 )
 ROOT = replace(FACTS, uid=0, effective=(1 << 41) - 1)
 BPF_ONLY = replace(FACTS, effective=1 << Capability.BPF)
@@ -45,7 +46,14 @@ BPF = {
         "boot without",
     ),
     "seccomp": (replace(ROOT, seccomp=2), errno.EPERM, "seccomp filter", None),
-    "old": (ROOT, errno.EINVAL, "Linux 5.15 is needed (it said no)", None),
+    "old": (
+        replace(ROOT, linux=(5, 15)),
+        errno.EINVAL,
+        "too old: it is Linux 5.15, and 5.17 is needed",
+        None,
+    ),
+    "old and not permitted": (replace(FACTS, linux=(5, 15)), errno.EPERM, "lack CAP_BPF", "sudo"),
+    "new": (replace(ROOT, linux=(10, 0)), errno.EINVAL, "it said no", None),
     "other": (ROOT, errno.E2BIG, "it said no", None),
 }
 
@@ -90,7 +98,7 @@ def check(found: tuple[str, str | None], sentence: str, hint: str | None) -> Non
 @pytest.mark.parametrize("case", BPF)
 def test_programs(case: str) -> None:
     facts, code, sentence, hint = BPF[case]
-    check(decide_bpf_refused(facts, code, "it said no"), sentence, hint)
+    check(decide_bpf_refused(facts, code, "it said no", (5, 17)), sentence, hint)
 
 
 @pytest.mark.parametrize("case", PERF)
