@@ -571,7 +571,7 @@ class CodeReader:
             raise MalformedData("bytecode array", f"{bytecode_array:#x}")
         # Map, length, ..., table: pointers that change only if the object moves or dies.
         header = self._memory.read(Address(bytecode_array - 1), slot + 8)
-        if self._heap.instance_type(bytecode_array) != types.bytecode_array:
+        if self._heap.map_type(_WORD.unpack_from(header)[0]) != types.bytecode_array:
             raise MalformedData("bytecode array", f"{bytecode_array:#x} is something else")
         table: OffsetTable | None = None
         word: int = _WORD.unpack_from(header, slot)[0]

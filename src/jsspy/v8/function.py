@@ -659,7 +659,7 @@ class FunctionReader:
             inferred_type = heap.instance_type(inferred)
             if inferred_type is None:
                 return None
-        text = _read_text(heap, name)
+        text = read_string(heap, name, MAX_NAME) if name != 0 else ""
         return text or _read_text(heap, inferred)
 
 
