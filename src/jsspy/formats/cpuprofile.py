@@ -85,6 +85,7 @@ class CpuProfile:
                     "pid": info.pid,
                     "tid": info.tid,
                     "thread": clean(info.name),
+                    "measures": profile.meta.value_type.value,
                     "threadsLeftOut": len(set(profile.thread)) - 1,
                 }
             )
@@ -256,7 +257,7 @@ class CpuProfileReader:
             number = file.integer(node.get("id"), "a node's id")
             if nodes.setdefault(number, node) is not node:
                 file.fail(f"node {number}: a second time")
-        profile = Profile(ProfileMeta(value_type=ValueType.CPU, engine=self.name))
+        profile = Profile(ProfileMeta(value_type=_measured(top.get("jsspy")), engine=self.name))
         profile.intern_thread(_thread(top.get("jsspy")))
         rows = _rows(file, nodes, profile)
         if "samples" in top:
@@ -316,6 +317,15 @@ def _thread(value: Any) -> ThreadInfo:
             return ThreadInfo(Pid(pid), Tid(tid), clean(name))
         case _:
             return ThreadInfo(Pid(0), Tid(0), "main")
+
+
+def _measured(value: Any) -> ValueType:
+    """Return what our own key says; counts were written as durations."""
+    match value:
+        case {"measures": ("wall" | "off-cpu") as word}:
+            return ValueType(word)
+        case _:
+            return ValueType.CPU
 
 
 def _rows(file: Source, nodes: dict[int, dict[str, Any]], profile: Profile) -> dict[int, int]:

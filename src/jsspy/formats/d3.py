@@ -1,4 +1,7 @@
-"""d3-flame-graph's JSON: nested nodes with inclusive values, and what tooltips and colours need."""
+"""d3-flame-graph's JSON: nested nodes with inclusive values, and what tooltips and colours need.
+
+The root says what was measured, and what its values count.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,13 @@ class D3:
 
 
 def _parts(profile: Profile) -> Iterator[str]:
-    values, _ = proportional_counts(profile)
+    values, unit = proportional_counts(profile)
     tree = Tree(profile, shown_function, values)
     totals = tree.totals()
     heads = [dump_json(_head(function))[:-1] for function in tree.keys]
-    yield f'{{"name":"all","value":{sum(values)},"children":['
+    measures = profile.meta.value_type.value
+    yield f'{{"name":"all","measures":"{measures}","unit":"{unit}",'
+    yield f'"value":{sum(values)},"children":['
     last = -1
     for node, depth in tree.walk(order=display_name):
         # Going down from `last` opens no list of its own: a node opens the one for its children.

@@ -1,7 +1,7 @@
 """Grafana's nested set: the tree in depth-first order as a data frame in JSON.
 
 Columns `level`, `value`, `self` and `label` are what the flame graph panel wants; `fileName` and
-`line` are for tables.
+`line` are for tables. The frame's name is what was measured.
 
 Source: @grafana/flamegraph 13, and Grafana's DataFrameJSON.
 """
@@ -54,7 +54,9 @@ def _parts(profile: Profile) -> Iterator[str]:
         ['""', *(files[tree.key[node]] for node, _ in order)],
         ["0", *(lines[tree.key[node]] for node, _ in order)],
     ]
-    yield f'{{"schema":{{"fields":{dump_json(fields)}}},\n"data":{{"values":['
+    kind = profile.meta.value_type
+    schema = {"name": kind.words, "meta": {"custom": {"measures": kind.value}}, "fields": fields}
+    yield f'{{"schema":{dump_json(schema)},\n"data":{{"values":['
     for number, column in enumerate(columns):
         yield ",\n[" if number else "\n["
         yield from separated(column, ",")

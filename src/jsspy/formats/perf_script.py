@@ -1,9 +1,10 @@
 """The text of `perf script`: samples with times, leaf first, and blank lines between them.
 
 The period that is printed is the weight in nanoseconds, as perf has it for the event cpu-clock.
-JavaScript lies in `/tmp/perf-PID.map` and the kernel in `[kernel.kallsyms]`, by which
-stackcollapse-perf.pl tells them. It drops symbols that begin with `(`, cuts others at the first
-one and splits at `->`, so in names that are not C++'s round brackets become square ones.
+The event's name tells what was measured; that of time off the CPU is perf's own, too. JavaScript
+lies in `/tmp/perf-PID.map` and the kernel in `[kernel.kallsyms]`, by which stackcollapse-perf.pl
+tells them. It drops symbols that begin with `(`, cuts others at the first one and splits at `->`,
+so in names that are not C++'s round brackets become square ones.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ from jsspy.model.stack import Frame, FrameKind, Module
 from jsspy.model.units import Pid, Tid
 from jsspy.model.v8_names import script_frame
 
+_EVENTS = {
+    ValueType.CPU: "cpu-clock:ppp",
+    ValueType.WALL: "wall-clock",
+    ValueType.OFF_CPU: "offcpu-time",
+    ValueType.SAMPLES: "samples",
+}
 _BRACKETS = str.maketrans("()", "[]")
 _KERNEL = "[kernel.kallsyms]"
 _NOWHERE = "v8"
@@ -46,6 +53,7 @@ def _parts(profile: Profile) -> Iterator[str]:
     lines: dict[int, list[str]] = {}
     shown = [frame.kind not in VM_KINDS for frame in profile.frames]
     nothing = _line(NO_STACK, 0)
+    event = _EVENTS[profile.meta.value_type]
     for sample, row in enumerate(profile.stack):
         weight = profile.weight[sample]
         if not weight:
@@ -59,7 +67,7 @@ def _parts(profile: Profile) -> Iterator[str]:
         seconds, nanoseconds = divmod(profile.time_ns[sample], 1_000_000_000)
         yield (
             f"{comm} {info.pid}/{info.tid} {seconds}.{nanoseconds // 1000:06}: "
-            f"{weight:10} cpu-clock:ppp: \n"
+            f"{weight:10} {event}: \n"
         )
         text = []
         up = row
@@ -95,6 +103,7 @@ def _line(frame: Frame, pid: int) -> str:
     return f"\t{frame.address or 0:16x} {label} ({module})\n"
 
 
+_MEASURES = {"wall-clock": ValueType.WALL, "offcpu-time": ValueType.OFF_CPU}
 _HEADER = re.compile(
     # The name ends in no blank: of a long run of blanks only the first is tried.
     r"\s*(\S(?:.*?\S)?)\s+(\d+)(?:/(\d+))?\s+"
@@ -158,8 +167,8 @@ class PerfScriptReader:
             else:
                 lines.fail(f"line {number}: neither a sample nor a frame")
         _flush(profile, sample, stack)
-        if event is not None and re.match(r"(cpu|task)-clock", event):
-            profile.meta.value_type = ValueType.CPU
+        if match := re.match(r"cpu-clock|task-clock|wall-clock|offcpu-time", event or ""):
+            profile.meta.value_type = _MEASURES.get(match[0], ValueType.CPU)
         return profile
 
 

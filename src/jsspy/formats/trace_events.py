@@ -34,9 +34,10 @@ class TraceEvents:
 
 
 def _parts(profile: Profile) -> Iterator[str]:
-    yield "[\n"
+    yield '{"traceEvents":[\n'
     yield from separated(_events(profile))
-    yield "\n]\n"
+    measures = profile.meta.value_type.value
+    yield f'\n],\n"displayTimeUnit":"ms","otherData":{{"measures":"{measures}"}}}}\n'
 
 
 def _events(profile: Profile) -> Iterator[str]:

@@ -61,7 +61,7 @@ def trace_coverage(data: bytes) -> int:
     """Sum the time in microseconds in which a trace has a frame open; check the nesting."""
     total = 0.0
     open_frames: dict[tuple[int, int], list[tuple[str, float]]] = {}
-    for event in json.loads(data):
+    for event in json.loads(data)["traceEvents"]:
         stack = open_frames.setdefault((event["pid"], event["tid"]), [])
         if event["ph"] == "B":
             stack.append((event["name"], event["ts"]))

@@ -195,6 +195,14 @@ def test_places_as_v8_writes_them(text: str, expected: object) -> None:
     assert split_place(text) == expected
 
 
+@pytest.mark.parametrize("name", ["perf-script", "cpuprofile"])
+@pytest.mark.parametrize("kind", [ValueType.CPU, ValueType.WALL, ValueType.OFF_CPU])
+def test_what_was_measured_is_written_and_read(name: str, kind: ValueType) -> None:
+    profile = profile_of((MAIN, HOT))
+    profile.meta.value_type = kind
+    assert read(written(FORMATS[name], profile), name).meta.value_type is kind
+
+
 def test_perf_script_written_and_read() -> None:
     profile = profile_of((MAIN, HOT, INNER), (MAIN, Frame("(x)->y", FrameKind.NATIVE)))
     again = read(written(FORMATS["perf-script"], profile), "perf-script")
