@@ -170,6 +170,34 @@ def test_stripped_and_renamed_binaries_have_the_stacks_of_the_program(
     assert recording.resolver.js_frames_named == recording.resolver.js_frames
 
 
+NAPS = """
+console.log('naps');
+console.log('ready');
+setInterval(function tick() { for (const end = Date.now() + 4; Date.now() < end; ); }, 10);
+"""
+
+
+@pytest.mark.parametrize("version", STRIPPED)
+def test_sleeping_threads_of_stripped_binaries_have_whole_stacks(
+    version: str, tmp_path: Path
+) -> None:
+    """Nobody saved their rbp: libuv's frame is found by what called that function."""
+    binary, program = tmp_path / "server", tmp_path / "naps.js"
+    strip(nodes.find(version), binary)
+    program.write_text(NAPS, encoding="utf-8")
+    with (
+        started((binary, program)) as (pid, _),
+        Recorder(PtraceEngine(300, mode=Mode.WALL)) as recorder,
+    ):
+        recorder.add(pid)
+        profile = recorder.profile
+        for _ in recorder.run(30_000_000_000, lambda: len(profile) >= 100):
+            pass
+    leaves = {[*profile.stack_frames(row)][-1].name for row in profile.stack}
+    assert leaves & {"epoll_wait", "epoll_pwait", "__epoll_wait", "epoll_pwait2"}, leaves
+    assert profile.truncated == {}
+
+
 @pytest.mark.parametrize("version", STRIPPED)
 def test_builtins_are_found_without_symbols(version: str) -> None:
     elf = ElfFile.load(nodes.find(version))

@@ -317,7 +317,22 @@ class CfiTable:
             return Step.NO_RULE
         return _step_general(general, registers, stack, stack_start)
 
+    def function_start(self, address: int) -> int | None:
+        """Return where the function, or part of one, begins that the rules for a pc are of."""
+        fde = self._find_fde(address)
+        return None if fde is None else fde.start
+
     def _find_rule(self, address: int) -> _Rule | None:
+        fde = self._find_fde(address)
+        if fde is None:
+            return None
+        try:
+            rule = _compile(self._run(fde, address), fde.cie)
+        except (_Malformed, FaultError):
+            return None
+        return self._interned.setdefault(rule, rule)
+
+    def _find_fde(self, address: int) -> _Fde | None:
         index = bisect_right(self._starts, address - self._base) - 1
         if index < 0:
             return None
@@ -331,13 +346,7 @@ class CfiTable:
             except (_Malformed, FaultError):
                 self._fdes[entry] = None
         fde = self._fdes[entry]
-        if fde is None or not fde.start <= address < fde.end:
-            return None
-        try:
-            rule = _compile(self._run(fde, address), fde.cie)
-        except (_Malformed, FaultError):
-            return None
-        return self._interned.setdefault(rule, rule)
+        return fde if fde is not None and fde.start <= address < fde.end else None
 
     def _load_header(self) -> None:
         """Read `.eh_frame_hdr`; a file without one, or with one of another kind, has no rules."""

@@ -528,7 +528,7 @@ class _Walk:
         elf = area.elf
         if elf is None:
             return None
-        function = elf.functions().find(FileAddress(pc - area.bias - 1))
+        function = self._unwinder.table(elf).function_start(pc - area.bias - self._is_return)
         if function is None:
             return None
         first = max(self._registers[RSP] - self._start, 0)
@@ -545,7 +545,7 @@ class _Walk:
                 continue
             if call[0] == 0xE8:
                 distance = int.from_bytes(call[1:], "little", signed=True)
-                if address - area.bias + distance == function.address:
+                if address - area.bias + distance == function:
                     return self._start + at
         return None
 
