@@ -70,12 +70,13 @@ class Graph {
     if (this.flame && before !== this.contentHeight) this.pane.scrollTop += this.contentHeight - (before || 0);
   }
 
+  // Says whether the size has changed, which empties the canvases.
   measure() {
     const {clientWidth, clientHeight} = this.pane;
     this.contentHeight = Math.max(RULER + this.levels * ROW + 6, clientHeight);
     this.spacer.style.height = this.contentHeight + 'px';
     const ratio = devicePixelRatio || 1;
-    if (clientWidth === this.width && clientHeight === this.height && ratio === this.ratio) return;
+    if (clientWidth === this.width && clientHeight === this.height && ratio === this.ratio) return false;
     Object.assign(this, {width: clientWidth, height: clientHeight, ratio});
     for (const canvas of [this.canvas, this.over]) {
       canvas.width = Math.round(clientWidth * ratio);
@@ -83,6 +84,14 @@ class Graph {
       canvas.style.width = clientWidth + 'px';
       canvas.style.height = clientHeight + 'px';
     }
+    return true;
+  }
+
+  resize() {
+    const atFoot = this.flame && this.pane.scrollTop + this.height >= this.contentHeight - 2;
+    if (!this.measure()) return false;
+    if (atFoot) this.pane.scrollTop = this.contentHeight;
+    return true;
   }
 
   y(depth) {
@@ -112,8 +121,9 @@ class Graph {
   }
 
   draw() {
+    this.resize();       // now, or all of it would be drawn again when the observer says so
     const {tree, context: c, width, height, ratio, from, to} = this;
-    if (!tree || !width || !height) return;
+    if (!width || !height) return;
     const {x, total, fn, first, level, base} = tree;
     const scale = width / (to - from);
     c.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -365,13 +375,7 @@ class Graph {
     on(pane, 'focus', () => { this.overlay(); describe(this, this.selected, true); });
     on(pane, 'blur', () => this.overlay());
     on(pane, 'keydown', event => this.key(event));
-    new ResizeObserver(() => {
-      if (!this.tree) return;
-      const atFoot = this.flame && this.pane.scrollTop + this.height >= this.contentHeight - 2;
-      this.measure();
-      if (atFoot) this.pane.scrollTop = this.contentHeight;
-      this.draw();
-    }).observe(pane);
+    new ResizeObserver(() => { if (this.tree && this.resize()) this.draw(); }).observe(pane);
   }
 
   hover(bar) {

@@ -256,7 +256,6 @@ function restore() {
   if (bar > 0) graph.zoom(bar);
   if (part) graph.window(part[0] * all, part[1] * all);
   redraw();
-  time.draw();
 }
 
 // ---- Start --------------------------------------------------------------------------------------
@@ -298,7 +297,7 @@ on(document, 'keydown', event => {
   run(action);
 });
 on(systemDark, 'change', repaint);
-on(window, 'hashchange', () => { if (location.hash.slice(1) !== saved) restore(); });
+on(window, 'hashchange', () => { if (location.hash.slice(1) !== saved) { restore(); time.draw(); } });
 
 new Graph();
 table.make();
