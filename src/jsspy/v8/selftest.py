@@ -43,7 +43,7 @@ _NATIVE_LENGTHS = range(40, 2000)
 """Slots of a native context: 66 in V8 3.14, 370 in 14.6."""
 _NEAR_WORDS = 10
 _SCRIPT_WORDS = 20
-_LIST_WORDS = 34
+_LIST_WORDS = 18
 _ISOLATE_WORDS = 8192
 """Within which are the Codes of all builtins, from V8 7.8 to 14.6."""
 
@@ -80,6 +80,7 @@ _MIN_CODES = 100
 _MAX_CODES = 256
 _STRETCH = 32
 _PAGE = 4096
+_MIN_ADDRESS, _MAX_ADDRESS = 1 << 16, 1 << 47
 
 _ENTRY_MARKER = re.compile(rb"\x55\x48\x89\xe5\x6a(.)", re.DOTALL)
 """push rbp; mov rbp, rsp; push imm8"""
@@ -191,7 +192,7 @@ class _Test:
         if not is_heap_object(context):
             return False, f"{context:#x} is no object"
         # That of a function leads to the native one, through a slot or through its map.
-        native, names = 0, frozenset[str]()
+        native, names = 0, set[str]()
         for candidate in [
             context,
             *self._read_objects(context, _NEAR_WORDS),
@@ -199,12 +200,8 @@ class _Test:
         ]:
             if self._length(candidate) in _NATIVE_LENGTHS:
                 native += 1
-                functions = self._functions_in(candidate)
-                names = _BUILTINS & {it.name for it in functions}
+                names = self._names_in(candidate)
                 if len(names) >= _ENOUGH:
-                    self._functions += [
-                        it for it in functions if it.script is not None and it.script.url
-                    ]
                     return True, f"{len(names)} of V8's functions by name"
         return False, f"none of {native} contexts has functions of known names"
 
@@ -217,15 +214,26 @@ class _Test:
         word = 1 if data is None else _int64(data, 0)
         return smi_value(word) if is_smi(word) else 0
 
-    def _functions_in(self, context: int) -> list[SharedFunctionInfo]:
-        """Return the functions that a context has."""
+    def _names_in(self, context: int) -> set[str]:
+        """Return well-known names of functions that a context has: enough of them.
+
+        Those of its functions that have a script are kept: so they are before V8 7.
+        """
         slot = self._layout.objects.js_function_shared
         words = self._read_objects(context, _CONTEXT_WORDS)
         heads = self._memory.read_many([(word - 1 + slot, 8) for word in words])
         shared_type = self._layout.types.shared_function_info
-        shared = self._select([_int64(head or b"", 0) for head in heads], shared_type)
-        functions = [self._reader.read_shared(word) for word in shared]
-        return [it for it in functions if it is not None]
+        names: set[str] = set()
+        for word in self._select([_int64(head or b"", 0) for head in heads], shared_type):
+            function = self._reader.read_shared(word)
+            if function is None:
+                continue
+            names |= _BUILTINS & {function.name}
+            if function.script is not None and function.script.url:
+                self._functions.append(function)
+            elif len(names) >= _ENOUGH and self._layout.embedded_blob is not None:
+                break
+        return names
 
     def check_functions(self) -> _Finding:
         """Look whether the source says of functions what their positions and names do."""
@@ -267,7 +275,9 @@ class _Test:
                     return False, f"no url at {slot}"
         columns = (objects.script_line_offset, objects.script_column_offset)
         is_urls = slots[0] is None or slots[0] != slots[1]
-        if columns != (objects.script_name + 8, objects.script_name + 16) or not is_urls:
+        is_array = objects.fixed_array_data == objects.fixed_array_length + 8
+        in_order = columns == (objects.script_name + 8, objects.script_name + 16)
+        if not (in_order and is_urls and is_array):
             return False, "fields are not in V8's order"
         return True, f"{named[0].url} and {len(named) - 1} more"
 
@@ -280,7 +290,7 @@ class _Test:
         """Return scripts of the isolate's list, which is one of its roots."""
         heap, types = self._heap, self._layout.types
         data = self._memory.read(Address(self._isolate), 8 * _ROOT_WORDS)
-        roots = sorted({word for (word,) in struct.iter_unpack("<Q", data) if word & 3 == 1})
+        roots = sorted({word for (word,) in struct.iter_unpack("<Q", data) if _can_be_object(word)})
         elements: list[int] = []
         heads = self._memory.read_many([(root - 1, 8 * _HEAD_WORDS) for root in roots])
         for head in heads:
@@ -308,13 +318,12 @@ class _Test:
 
     def _select(self, objects: list[int], wanted: int) -> list[int]:
         """Return those of some words that are objects of a type."""
+        objects = [word for word in objects if _can_be_object(word)]
         maps = self._memory.read_many([(word - 1, 8) for word in objects])
         return [
             word
             for word, found in zip(objects, maps, strict=True)
-            if is_heap_object(word)
-            and found is not None
-            and self._heap.map_type(_int64(found, 0)) == wanted
+            if found is not None and self._heap.map_type(_int64(found, 0)) == wanted
         ]
 
     def _read_objects(self, obj: int, count: int) -> list[int]:
@@ -503,6 +512,14 @@ class _Test:
             return b""
         size = min(symbol.size or _ENTRY_SIZE, _ENTRY_SIZE)
         return self._elf.read(FileAddress(symbol.address), size)
+
+
+def _can_be_object(word: int) -> bool:
+    """Say whether a word can be a reference: to where programs have memory, and aligned.
+
+    To try and read what cannot costs a system call each.
+    """
+    return word & 7 == 1 and _MIN_ADDRESS < word < _MAX_ADDRESS
 
 
 def _proves_itself(function: SharedFunctionInfo, source: str) -> bool:
