@@ -26,10 +26,13 @@ from jsspy.engines import ENGINES
 from jsspy.engines.base import Engine
 from jsspy.formats import load_profile
 from jsspy.linux import bpf, procfs
+from jsspy.model.capture import ThreadPlan
 from jsspy.model.mode import Mode
 from jsspy.model.profile import Profile
-from jsspy.model.sample import LossReason
+from jsspy.model.sample import LossReason, RawSample
+from jsspy.model.units import Address, Tid
 from jsspy.recorder import End, Recorder, RecordingOptions, Status
+from jsspy.target.process import Target
 from recorded import require
 from running import BUSY, IDLE, environment, starting, thread_state, wait_sampling
 
@@ -72,6 +75,7 @@ process.on('SIGUSR2', () => {
   process.execve(process.execPath, [process.execPath, __filename, 'after']);
 });
 console.log('ready');
+console.log(String(process.hrtime.bigint()));
 process.argv[2] === 'after' ? after() : before();
 """
 
@@ -261,6 +265,22 @@ def test_exec_begins_anew(name: str) -> None:
     for row in profile.stack:
         names = [frame.name for frame in profile.iter_frames(row)]
         assert not ("before" in names and "after" in names)
+
+
+def test_nothing_is_taken_of_a_program_that_comes_by_exec(name: str) -> None:
+    with nodes.running(WITH_EXECVE, EXEC) as node, make(name) as engine:
+        target = Target.open(node.pid)
+        engine.set_target(target, None, [ThreadPlan(Tid(node.pid), Address(0), Address(0))])
+        taken: list[RawSample] = []
+        for batch in engine.samples():
+            if len(taken) <= 20 < len(taken) + len(batch):
+                node.process.send_signal(signal.SIGUSR2)
+            taken += batch
+        node.wait_ready()
+        began_ns = int(node.line())
+        target.close()
+    assert len(taken) > 20
+    assert max(sample.time_ns for sample in taken) < began_ns
 
 
 def test_the_end_of_a_target_keeps_what_was_taken(name: str) -> None:

@@ -483,8 +483,13 @@ class PtraceEngine(Engine):
                     sampled.drop(thread)
                     continue
                 thread.is_new = False
-                if sample is not None:
+                if sample is None:
+                    continue
+                if sampled.target.memory.alive:
                     batch.append(sample)
+                else:  # of a program that came by exec
+                    self.stats.lose(LossReason.THREAD_GONE)
+                    sampled.drop(thread)
         return batch
 
     def _sample(self, sampled: _Sampled, thread: _Thread, missed: int) -> RawSample | None:

@@ -2,7 +2,8 @@
 
 Every event is the software clock of one task: it counts the CPU time of the thread and strikes
 once per period, wherever the thread runs. It follows neither fork nor clone: threads that appear
-later get events of their own.
+later get events of their own. It ends with the program: what comes by exec is another one (before
+Linux 5.13 it strikes there, too, until it is closed).
 
 Records in a ring are read in the order in which they were written; those of a kind that we do not
 know are skipped. Times are CLOCK_MONOTONIC.
@@ -14,6 +15,7 @@ kernel/events/core.c (perf_output_sample), at v6.12.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import struct
@@ -42,6 +44,8 @@ _EXCLUDE_KERNEL: Final = 1 << 5
 _EXCLUDE_HYPERVISOR: Final = 1 << 6
 _EXCLUDE_CALLCHAIN_USER: Final = 1 << 22
 _USE_CLOCKID: Final = 1 << 25
+_REMOVE_ON_EXEC: Final = 1 << 36
+"""Linux 5.13; EINVAL before."""
 
 _IOC_ENABLE: Final = 0x2400
 _IOC_PERIOD: Final = 0x40082404
@@ -151,22 +155,24 @@ def _open(
             kinds |= _SAMPLE_CALLCHAIN
     flags = _DISABLED | _EXCLUDE_HYPERVISOR | _USE_CLOCKID
     flags |= _EXCLUDE_CALLCHAIN_USER if kernel else _EXCLUDE_KERNEL
-    attributes = ctypes.create_string_buffer(
-        _ATTRIBUTES.pack(
-            *(_TYPE_SOFTWARE, _ATTRIBUTES.size, counter, period, kinds, 0, flags),
-            *(wakeup_samples, 0, 0, 0, 0, _REGISTER_MASK if dump_bytes else 0, dump_bytes),
-            *(time.CLOCK_MONOTONIC, 0, 0, 0, 0),
+    for more in (_REMOVE_ON_EXEC, 0):
+        attributes = ctypes.create_string_buffer(
+            _ATTRIBUTES.pack(
+                *(_TYPE_SOFTWARE, _ATTRIBUTES.size, counter, period, kinds, 0, flags | more),
+                *(wakeup_samples, 0, 0, 0, 0, _REGISTER_MASK if dump_bytes else 0, dump_bytes),
+                *(time.CLOCK_MONOTONIC, 0, 0, 0, 0),
+            )
         )
-    )
-    fd = int(
-        libc.syscall(_NR_PERF_EVENT_OPEN, ctypes.addressof(attributes), tid, -1, -1, _FD_CLOEXEC)
-    )
-    if fd < 0:
+        address = ctypes.addressof(attributes)
+        fd = int(libc.syscall(_NR_PERF_EVENT_OPEN, address, tid, -1, -1, _FD_CLOEXEC))
+        if fd >= 0:
+            return fd
         code = libc.get_errno()
-        if code == 3:  # ESRCH
+        if code == errno.ESRCH:
             raise ProcessExited(f"thread {tid} is gone")
-        raise Refused(f"open a perf event on thread {tid}", code)
-    return fd
+        if code != errno.EINVAL:
+            break
+    raise Refused(f"open a perf event on thread {tid}", code)
 
 
 def enable(fd: int) -> None:

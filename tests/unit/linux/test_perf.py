@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import struct
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsspy.linux import perf
+from jsspy.linux import libc, perf
 
 ORDER = (
     *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip", "eflags", "cs", "ss"),
@@ -103,3 +106,21 @@ def test_a_ring_of_nonsense_is_read_to_its_end(data: bytes, head: int) -> None:
     memory.ring._words[1024 // 8] = head & ~7
     memory.ring.read()
     assert memory.ring._words[1032 // 8] == head & ~7
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_clocks_end_with_the_program_where_the_kernel_can(
+    monkeypatch: pytest.MonkeyPatch, *, is_old: bool
+) -> None:
+    remove_on_exec = 1 << 36
+    tried: list[int] = []
+
+    def perf_event_open(_: int, attributes: int, *__: int) -> int:
+        tried.append(struct.unpack("<Q", ctypes.string_at(attributes + 40, 8))[0])
+        return -1 if is_old and tried[-1] & remove_on_exec else 77
+
+    monkeypatch.setattr(libc, "syscall", perf_event_open)
+    monkeypatch.setattr(libc, "get_errno", lambda: errno.EINVAL)
+    assert perf.open_clock(1, 1_000_000, kernel=True, enabled=False) == 77
+    assert tried[0] & remove_on_exec
+    assert tried[1:] == ([tried[0] ^ remove_on_exec] if is_old else [])
