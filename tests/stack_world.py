@@ -7,6 +7,7 @@ runtime    +0x180    CFA = rsp + 8
 assembly   +0x1c0    none
 leaf       +0x200    CFA = the word at rsp - 8, in the red zone
 thread     +0x240    none: it calls, at +0, what a thread runs, and ends the thread
+tidy       +0x280    none: it drops a word, restores rbp and returns
 builtins   +0x400    JSEntry (pushes its frame at +16), CEntry, Plain (frameless), the
                      interpreter's trampoline (likewise), LdaHandler, DeoptimizationEntry_Eager
 """
@@ -30,8 +31,8 @@ from jsspy.unwind.hybrid import HybridUnwinder
 from jsspy.v8.plan import make_plan
 from jsspy.v8.reader import V8Reader
 
-START, CALL, RUNTIME, ASSEMBLY, LEAF, THREAD = (
-    TEXT_ADDRESS + at for at in (0x100, 0x140, 0x180, 0x1C0, 0x200, 0x240)
+START, CALL, RUNTIME, ASSEMBLY, LEAF, THREAD, TIDY = (
+    TEXT_ADDRESS + at for at in (0x100, 0x140, 0x180, 0x1C0, 0x200, 0x240, 0x280)
 )
 BLOB = (TEXT_ADDRESS + 0x400, TEXT_ADDRESS + 0x800)
 ENTRY, EXIT, PLAIN, TRAMPOLINE, HANDLER, DEOPT = (
@@ -64,6 +65,7 @@ def make_elf() -> ElfFile:
         code[at : at + 4] = b"\x55\x48\x89\xe5"
     thread = b"\x41\xff\xd1\x89\xc7\x31\xc0\xb0\x3c\x0f\x05"
     code[THREAD - TEXT_ADDRESS : THREAD - TEXT_ADDRESS + len(thread)] = thread
+    code[TIDY - TEXT_ADDRESS : TIDY - TEXT_ADDRESS + 6] = b"\x48\x83\xc4\x08\x5d\xc3"
     base = TEXT_ADDRESS + len(code)
     frames = bytearray(
         entry(struct.pack("<IB", 0, 1) + b"zR\0" + bytes([1, 0x78, RIP, 1, 0x1B]) + at_entry)

@@ -44,6 +44,7 @@ from jsspy.target.elf import ElfFile
 from jsspy.target.memory import Memory
 from jsspy.unwind.base import MAX_FRAMES, CodeArea, CodeMap, Region
 from jsspy.unwind.cfi import (
+    MAX_CACHED,
     R12,
     R13,
     R14,
@@ -58,6 +59,7 @@ from jsspy.unwind.cfi import (
     start_registers,
 )
 from jsspy.unwind.framepointer import StretchEnd, walk_frame_pointers
+from jsspy.unwind.returning import Return, find_return
 from jsspy.v8.code import (
     CodeObject,
     frame_push_offset,
@@ -172,6 +174,7 @@ class HybridUnwinder:
         self.v8 = v8
         self.native = native
         self._tables: dict[ElfFile, CfiTable] = {}
+        self._returns: dict[tuple[ElfFile, int, bool], Return | None] = {}
         self._roots: dict[int, _Root] = {}
         self.searched = False
         """Whether the last stack's newest frame was told by what lies around rsp, and not only by
@@ -202,6 +205,17 @@ class HybridUnwinder:
         if table is None:
             table = self._tables[elf] = CfiTable(elf)
         return table
+
+    def find_return(self, elf: ElfFile, address: int, *, is_return: bool) -> Return | None:
+        """Return how the function that contains `address` returns from there, by its code."""
+        key = elf, address, is_return
+        if key not in self._returns:
+            if len(self._returns) >= MAX_CACHED:
+                self._returns.clear()
+            self._returns[key] = find_return(
+                lambda at, size: elf.read(FileAddress(at), size), address, is_after_call=is_return
+            )
+        return self._returns[key]
 
     def has_root(self, fp: int) -> bool:
         """Say whether frames above an entry frame at `fp` are kept; they may not hold any more."""
@@ -402,7 +416,7 @@ class _Walk:
                 if step is Step.END or self._is_start(area, pc, is_return=is_return):
                     return None, True
                 is_known = step is Step.INTERRUPTED or (
-                    step is Step.NO_RULE and self._step_to_start()
+                    step is Step.NO_RULE and (self._step_to_start() or self._return_from(area, pc))
                 )
                 if not is_known and not self._guess_caller(area, pc, step):
                     return _FAILURES[step], False
@@ -470,6 +484,25 @@ class _Walk:
                 registers[VOLATILE_KNOWN] = 0
                 return True
         return False
+
+    def _return_from(self, area: CodeArea, pc: int) -> bool:
+        """Step out of a function without rules as its own instructions do; say whether."""
+        if area.elf is None:
+            return False
+        found = self._unwinder.find_return(area.elf, pc - area.bias, is_return=self._is_return)
+        if found is None:
+            return False
+        registers = self._registers
+        stack_pointer = registers[RSP]
+        address = self._word(stack_pointer + found.offset)
+        # Wrong only if it ends in a call that never returns, which compilers know and we do not.
+        if not address or not self._unwinder.is_return_address(address, (*_V8, Region.NATIVE)):
+            return False
+        for register, offset in found.saved:
+            registers[register] = self._word(stack_pointer + offset) or 0
+        registers[RSP], registers[RIP] = stack_pointer + found.offset + 8, address
+        registers[VOLATILE_KNOWN] = 0
+        return True
 
     def _guess_caller(self, area: CodeArea, pc: int, step: Step) -> bool:
         """Step to the caller where the rules do not help; say whether that worked.

@@ -33,6 +33,7 @@ from stack_world import (
     STACK_END,
     START,
     THREAD,
+    TIDY,
     TRAMPOLINE,
     World,
     build_nested,
@@ -91,6 +92,18 @@ def test_without_rules_the_start_is_next_if_nothing_else_can_be(world: World) ->
     frames, truncation = world.unwinder.unwind(world.snapshot(RUNTIME + 4, 4))
     assert truncation is Truncation.NO_UNWIND_INFO
     assert pcs(frames) == [RUNTIME + 4, ASSEMBLY + 9]
+
+
+def test_without_rules_a_function_is_left_as_it_leaves_itself(world: World) -> None:
+    _, exit_fp = build_nested(world)
+    world.push(EXIT + 16, exit_fp, RUNTIME + 9)
+    frames, truncation = world.unwinder.unwind(world.snapshot(TIDY, 4, exit_fp))
+    assert truncation is None
+    assert pcs(frames) == [TIDY, EXIT + 16, HANDLER + 16, ENTRY + 9, CALL + 9, START + 9]
+    # What is in the place of the return address is none.
+    world.words[-3], world.words[-1] = EXIT + 15, 1
+    frames, _ = world.unwinder.unwind(world.snapshot(TIDY, 4, exit_fp))
+    assert pcs(frames)[:2] == [TIDY, 0]
 
 
 def test_a_leaf_may_keep_its_frame_below_the_stack(world: World) -> None:
