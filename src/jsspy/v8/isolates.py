@@ -86,6 +86,8 @@ class _Library(NamedTuple):
     links_to_links: bool
     self_again: int
     """A second place that holds its own address; 0 where there is none."""
+    back: int
+    """Where the next descriptor has this one's address; 0 where `self_again` tells enough."""
     alignment: int
     """Of descriptors. musl aligns them as the program's thread-local variables are."""
     keys: int
@@ -96,8 +98,8 @@ class _Library(NamedTuple):
     """Where in the data of a key its value is."""
 
 
-_GLIBC = _Library(0x2D0, 0x2C0, True, 0x10, 64, 0x310, False, 16, 8)
-_MUSL = _Library(0x30, 0x18, False, 0, 8, 0x80, True, 8, 0)
+_GLIBC = _Library(0x2D0, 0x2C0, True, 0x10, 0, 64, 0x310, False, 16, 8)
+_MUSL = _Library(0x30, 0x18, False, 0, 0x10, 8, 0x80, True, 8, 0)
 
 
 class _Descriptor(NamedTuple):
@@ -383,8 +385,26 @@ def _iter_descriptors(
         for index, first in enumerate(firsts):
             if first == start + step * index:
                 descriptor = _decode_descriptor(data[step * index :], first, library)
-                if descriptor is not None and descriptor.tid in wanted:
+                if (
+                    descriptor is not None
+                    and descriptor.tid in wanted
+                    and _is_linked(memory, descriptor, library)
+                ):
                     yield descriptor
+
+
+def _is_linked(memory: Memory, descriptor: _Descriptor, library: _Library) -> bool:
+    """Say whether the next descriptor leads back to this one.
+
+    A stack may hold its own address and, by chance, a thread id: what was read of /proc, say.
+    """
+    if not library.back:
+        return True
+    try:
+        word = memory.read(Address(descriptor.next + library.back), 8)
+    except FaultError:
+        return False
+    return int.from_bytes(word, "little") == descriptor.address
 
 
 def _decode_descriptor(data: bytes, address: int, library: _Library) -> _Descriptor | None:

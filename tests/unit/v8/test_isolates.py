@@ -116,6 +116,7 @@ class Process:
         others = list(self.descriptors.values())
         for here, following in zip(others, [*others[1:], others[0]], strict=True):
             write(here + 0x18, following)
+            write(following + 0x10, here)
         return descriptor
 
     def link(self, head: int) -> None:
@@ -236,6 +237,11 @@ def test_threads_of_musl_are_found_by_their_ring(layout: Layout) -> None:
     process.musl_thread(101, isolates[0])
     process.musl_thread(102, 0)
     descriptor = process.musl_thread(103, isolates[1])
+    # What looks like a descriptor in the stack of another thread: nothing leads back to it.
+    false = process.descriptors[102] - 0x368
+    process.builder.write(false, false)
+    process.builder.write(false + 0x18, descriptor)
+    process.builder.write(false + 0x30, 101)
     found = process.finder().find()
     assert [(plan.tid, plan.isolate) for plan in found] == [(101, isolates[0]), (103, isolates[1])]
     assert found[1].stack_end == descriptor
