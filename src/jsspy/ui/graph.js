@@ -124,7 +124,7 @@ class Graph {
     this.resize();       // now, or all of it would be drawn again when the observer says so
     const {tree, context: c, width, height, ratio, from, to} = this;
     if (!width || !height) return;
-    const {x, total, fn, first, level, base} = tree;
+    const {x, total, fn, first, level} = tree;
     const scale = width / (to - from);
     c.setTransform(ratio, 0, 0, ratio, 0, 0);
     c.fillStyle = palette.page;
@@ -375,7 +375,7 @@ class Graph {
     on(pane, 'focus', () => { this.overlay(); describe(this, this.selected, true); });
     on(pane, 'blur', () => this.overlay());
     on(pane, 'keydown', event => this.key(event));
-    new ResizeObserver(() => { if (this.tree && this.resize()) this.draw(); }).observe(pane);
+    new ResizeObserver(() => { if (this.resize()) this.draw(); }).observe(pane);
   }
 
   hover(bar) {

@@ -8,7 +8,7 @@
 
 // ---- Page ---------------------------------------------------------------------------------------
 
-const $ = id => document.getElementById(id);
+const $ = id => document.getElementById(id), root = document.documentElement;
 for (const used of [document.currentScript, document.querySelector('noscript')]) used.remove();
 
 function h(tag, properties, ...children) {
@@ -129,8 +129,8 @@ function makePalette(dark) {
   const text = rgb => ink.find(c => contrast(c, rgb) >= 5) ?? ink[contrast(ink[1], rgb) > contrast(ink[2], rgb) ? 1 : 2];
   // Places are written softer than names, as far as 4.5:1 allows.
   const soft = rgb => { for (let m = .34; m > 0; m -= .04) { const c = mix(text(rgb), rgb, m); if (contrast(c, rgb) >= 4.6) return c; } return text(rgb); };
-  const root = getComputedStyle(document.documentElement);
-  const variable = key => root.getPropertyValue(key).trim();
+  const style = getComputedStyle(root);
+  const variable = key => style.getPropertyValue(key).trim();
   palette = {
     fill: styles.map(css), text: styles.map(s => css(text(s))), soft: styles.map(s => css(soft(s))),
     dim: dimmed.map(css), dimText: dimmed.map(s => css(text(s))),

@@ -103,7 +103,7 @@ function legend() {
 const systemDark = matchMedia('(prefers-color-scheme: dark)');
 function paint() {
   const dark = state.theme ? state.theme === 'dark' : systemDark.matches;
-  document.documentElement.classList.toggle('dark', dark);
+  root.classList.toggle('dark', dark);
   makePalette(dark);
   $('theme').textContent = {'': 'Auto', dark: 'Dark', light: 'Light'}[state.theme];
 }
@@ -242,7 +242,7 @@ function restore() {
     before: isDiff && (p.has('before') ? p.get('before') === '1' : meta.before),
     query: p.get('q') || '', flame: p.has('flame'), fold: p.has('fold'), only: p.has('only'), order: p.has('order'), safe: p.has('safe'),
     theme: ['dark', 'light'].includes(p.get('theme')) ? p.get('theme') : '',
-    hidden: p.has('hide') ? index(p.get('hide'), 1 << GROUPS.length) : 1 << GLUE,
+    hidden: index(p.get('hide'), 1 << GROUPS.length),
     thread: index(p.get('thread'), head.threads.length), focus: index(p.get('fn'), fnCount),
     from: times ? times[0] : -1, to: times ? times[1] : -1,
   });
@@ -303,4 +303,4 @@ new Graph();
 table.make();
 time.make();
 restore();
-document.documentElement.dataset.ready = '1';
+root.dataset.ready = '1';
