@@ -12,6 +12,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,7 @@ from jsspy.engines.inspector import (
 )
 from jsspy.errors import EngineUnavailable, MalformedData
 from jsspy.formats.cpuprofile import CpuProfileReader
+from jsspy.linux.files import RootDirectory
 from jsspy.model.mode import Mode
 from jsspy.model.profile import Profile, ProfileMeta, ThreadInfo
 from jsspy.model.sample import ThreadState
@@ -37,6 +39,7 @@ from jsspy.model.units import Pid, Tid
 from jsspy.recorder import End, Status
 from jsspy.session import TargetInfo
 from jsspy.symbolize.original import MappingStats
+from jsspy.symbolize.packages import PackageReader
 from jsspy.target.node import find_node_version
 from jsspy.target.process import Target
 from jsspy.target.signals import find_watched_signals
@@ -90,6 +93,9 @@ class InspectorRecorder:
         self._closes = pid is not None
         self._parts: list[Profile] = []
         self._samples = self._idle = 0
+        self._packages = PackageReader()
+        self._roots: dict[int, RootDirectory] = {}
+        """Of the process, if it is known to be a local one."""
         self._inspector = Inspector(url)
         try:
             words = self._inspector.introduce()
@@ -120,7 +126,10 @@ class InspectorRecorder:
             JsspyError: See `open_inspector`.
         """
         opened = open_inspector(pid, _object_to_signal(pid))
-        return cls(opened.url, rate_hz, mode=mode, pid=pid if opened.is_ours else None)
+        recorder = cls(opened.url, rate_hz, mode=mode, pid=pid if opened.is_ours else None)
+        with suppress(OSError):
+            recorder._roots[pid] = RootDirectory(pid)
+        return recorder
 
     def run(
         self, duration_ns: int | None = None, should_stop: Callable[[], bool] = lambda: False
@@ -190,7 +199,7 @@ class InspectorRecorder:
         """Turn what V8 recorded of a thread into a profile."""
         (info,) = self.infos.values()
         read = CpuProfileReader().read(io.BytesIO(json.dumps(thread.profile).encode()))
-        read = map_frames(read, _with_path)
+        read = map_frames(read, self._complete)
         result = Profile(replace(self._meta, notes=[]))
         # Node's number of a worker is all that is known of its thread.
         tid = Tid(thread.number or info.pid)
@@ -205,6 +214,9 @@ class InspectorRecorder:
             result.add_row(row, 0, *times, state, read.vm_state[sample])
         self._samples += len(result)
         return result
+
+    def _complete(self, frame: Frame) -> Frame:
+        return self._packages.name_frame(_with_path(frame), self._roots.keys(), self._roots)
 
     def _status(self) -> Status:
         return Status(
@@ -232,6 +244,8 @@ class InspectorRecorder:
             raise EngineUnavailable(NAME, f"its port may still be open: {err.message}") from err
         finally:
             self._inspector.close()
+            while self._roots:
+                self._roots.popitem()[1].close()
 
     def __enter__(self) -> Self:
         return self

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
 
 from jsspy.errors import JsspyError
+from jsspy.formats.difference import DIFFERENCE_FORMATS
 from jsspy.model.difference import (
     Change,
     Difference,
@@ -62,6 +66,16 @@ SAME = [
     ("tiers", Frame("*f a.js", FrameKind.UNKNOWN), Frame("~f a.js", FrameKind.UNKNOWN)),
     ("tiers", Frame("JS:*f a.js", FrameKind.UNKNOWN), Frame("JS:^f a.js", FrameKind.UNKNOWN)),
     ("tiers", Frame("LazyCompile:~f", FrameKind.JS), Frame("LazyCompile:f", FrameKind.JS)),
+    (
+        "versions",
+        js("f", "/a/node_modules/.pnpm/b@1.0.0_c@2.0.0/node_modules/b/x.js", 1),
+        js("f", "/a/node_modules/.pnpm/b@1.0.1/node_modules/b/x.js", 1),
+    ),
+    (
+        "versions",
+        js("f", "/a/.yarn/cache/b-npm-1.0.0-0123456789-0.zip/node_modules/b/x.js", 1),
+        js("f", "/a/.yarn/cache/b-npm-1.2.0-9876543210-0.zip/node_modules/b/x.js", 1),
+    ),
     ("hashes", js("f", "/app/main.3f9a8c1b.js", 1), js("f", "/app/main.0c11ae2f77.js", 1)),
     ("hashes", js("f", "/dist/chunk-ABCD2345.mjs", 1), js("f", "/dist/chunk-K7XQZPLM.mjs", 1)),
     ("hashes", js("f", "/assets/index-DiwrgTda.js", 1), js("f", "/assets/index-a_9-xQ0z.js", 1)),
@@ -74,6 +88,33 @@ def test_ignored(word: str, old: Frame, new: Frame) -> None:
     before, after = profile_of((MAIN, old)), profile_of((MAIN, new))
     assert len(compare(before, after).profile) == 2
     assert len(compare(before, after, ignored={Ignored(word)}).profile) == 1
+
+
+def test_an_upgrade_does_not_make_it_another_package() -> None:
+    old = js("f", "/app/node_modules/@s/b/x.js", 1)._replace(package="@s/b@1.0.0")
+    nested = js("g", "/app/node_modules/c/node_modules/@s/b/x.js", 1)
+    new = old._replace(package="@s/b@2.0.0")
+    before = profile_of((MAIN, old), (MAIN, nested._replace(package="@s/b@0.9.0")))
+    difference = compare(before, profile_of((MAIN, new), (MAIN, LODASH)))
+    assert f"f {old.definition.url}:1" in names_of(difference)  # type: ignore[union-attr]
+    assert difference.versions == {
+        "@s/b": (["0.9.0", "1.0.0"], ["2.0.0"]), "lodash": ([], ["4.17.21+x"])
+    }  # fmt: skip
+    text = written_difference("markdown", difference)
+    assert "| @s/b 0.9.0, 1.0.0 \N{RIGHTWARDS ARROW} 2.0.0 |" in text
+    assert "| lodash ? \N{RIGHTWARDS ARROW} 4.17.21+x |" in text
+    packages = {
+        row["name"]: row for row in json.loads(written_difference("json", difference))["packages"]
+    }
+    assert packages["@s/b"]["versions_after"] == ["2.0.0"]
+    assert packages["@s/b"]["self_before"] == 2 * PERIOD
+    assert judge(difference, parse_threshold("package:@s/b +1%"))[0].after == PERIOD
+
+
+def written_difference(name: str, difference: Difference) -> str:
+    out = io.BytesIO()
+    DIFFERENCE_FORMATS[name].write(difference, out, negate=False)
+    return out.getvalue().decode()
 
 
 @pytest.mark.parametrize(
