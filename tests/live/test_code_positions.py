@@ -176,6 +176,8 @@ for (let i = 0; ; i++) {
 """
 
 CALL_LINES = {"main": 30, "hot": 22, "step": 16, "mid2": 11}
+PEELED_LINES = {("26.10.0", "maglev", "hot"): 20}
+"""Where V8 itself is wrong: in a peeled loop the place of a call that it inlined is the loop's."""
 BODIES = {
     "main": range(26, 34),
     "hot": range(18, 26),
@@ -484,7 +486,8 @@ def test_running_chains_are_true(version: str, mode: str) -> None:
             names = tuple(place.name for place in found)
             assert names == CHAIN[: len(names)][::-1], found
             for place in found[1:]:
-                assert place.line == CALL_LINES[place.name], found
+                peeled = PEELED_LINES.get((version, mode, place.name))
+                assert place.line in (CALL_LINES[place.name], peeled), found
             if found and found[0].line is not None:
                 assert found[0].line in BODIES[found[0].name], found
                 leaves += names[0] == "leaf3"

@@ -63,7 +63,10 @@ SPLIT = {"1 alpha": 1, "2 beta": 2, "2 gamma": 2, "3 gamma": 3}
 
 @pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
 def test_time_is_split_as_the_program_knows(version: str) -> None:
-    """Inlined functions and their lines get what is theirs (V8's profiler gets this wrong)."""
+    """Functions and their lines get what is theirs, inlined or not (V8's profiler gets it wrong).
+
+    Whether V8 inlines them is its choice, and not the same each time: see test_hot_lines.py.
+    """
     source = (PROGRAMS / "split.js").read_text(encoding="utf-8").split("\n")
     wanted = {
         (mark.split()[1], number): parts / sum(SPLIT.values())
@@ -72,14 +75,13 @@ def test_time_is_split_as_the_program_knows(version: str) -> None:
         if line.endswith(f"// {mark}")
     }
     assert len(wanted) == len(SPLIT)
-    counts, inlined = Counter[tuple[str, int | None]](), 0
+    counts = Counter[tuple[str, int | None]]()
     with nodes.running(version, PROGRAMS / "split.js") as target:
         for _ in range(MOST_TURNS):
             profile = record(target.pid)
             for row in profile.stack:
                 leaf = next(profile.iter_frames(row))
                 counts[leaf.name, leaf.location.line if leaf.location else None] += 1
-                inlined += leaf.inlined
             shares = {place: counts[place] / counts.total() for place in wanted}
             wrong = {
                 place: shares[place]
@@ -90,4 +92,3 @@ def test_time_is_split_as_the_program_knows(version: str) -> None:
                 break
     assert not wrong, counts
     assert sum(shares.values()) >= 1 - SLACK
-    assert inlined >= 0.8 * counts.total()
