@@ -158,7 +158,9 @@ def test_a_function_that_is_being_deoptimized_hides_no_caller(version: str) -> N
                 unknown += len(lost)
                 for at in lost:
                     assert frames[at - 1].name in ("caller", "drive"), sample
-                    assert any("Deoptimiz" in frame.name for frame in frames[at:]), sample
+                    # Or it is about to be: its code is marked, and is left at once.
+                    is_leaf = at == len(frames) - 1
+                    assert is_leaf or any("Deoptimiz" in it.name for it in frames[at:]), sample
     assert unknown >= LEAST_DEOPTIMIZED
     whole = sum(sample.stack.truncated is None for sample in samples)
     assert whole >= 0.99 * len(samples)
