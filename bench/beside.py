@@ -132,7 +132,8 @@ class Floor:
         self._period_ns = 10**9 // rate_hz
         # r0 = 0; exit
         code = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
-        self._program = bpf.Program(bpf.ProgramType.PERF_EVENT, code, "bench_floor")
+        program = bpf.Code(code, (0,))
+        self._program = bpf.Program(bpf.ProgramType.PERF_EVENT, program, "bench_floor")
         self._open: list[tuple[int, bpf.Link]] = []
 
     def on(self) -> None:
