@@ -237,7 +237,9 @@ def _demangle_rust(mangled: str) -> str | None:
     Source: rustc-demangle 0.1, src/legacy.rs.
     """
     parts: list[str] = []
-    at = mangled.index("N") + 1
+    at = mangled.find("N") + 1
+    if not at:
+        return None
     while length := _LENGTH.match(mangled, at):
         at = length.end() + int(length[0])
         parts.append(mangled[length.end() : at])

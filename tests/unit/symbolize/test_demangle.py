@@ -93,6 +93,10 @@ def test_any_mangled_text_gives_a_text(rest: str) -> None:
         assert len(short_name(name)) <= max(MAX_SHORT, len(name))
 
 
+def test_a_hash_alone_is_not_of_rust() -> None:
+    assert isinstance(demangle("_Z5alloc3vec17h0123456789abcdefE"), str)
+
+
 @given(st.sampled_from(CASES), st.data())
 def test_damaged_names_give_a_text(case: list[str], data: st.DataObject) -> None:
     mangled = case[0]
