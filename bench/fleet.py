@@ -54,6 +54,12 @@ def start(node: Path, program: Path) -> subprocess.Popen[bytes]:
     return process
 
 
+def end_all(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Kill them."""
+    for process in processes:
+        process.kill()
+
+
 def family(pid: int) -> list[int]:
     """Return a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
@@ -127,7 +133,7 @@ def main() -> int:
         program = directory / "fleet-target.js"
         program.write_text(PROGRAM, encoding="utf-8")
         fleet: list[subprocess.Popen[bytes]] = []
-        stack.callback(lambda: [process.kill() for process in fleet])
+        stack.callback(end_all, fleet)
         fleet += (start(node, program) for _ in range(options.count))
         command = [sys.executable, "-m", "jsspy", "record", "--name", program.name, "--json"]
         command += ["-d", str(60 * options.minutes), "-r", str(options.rate)]
