@@ -119,7 +119,7 @@ class _Names:
         if map_path is not None:
             try:
                 with map_path.open("rb") as file:
-                    self._given = EntryTable(decode_map(file.read(_MAX_MAP_BYTES)))
+                    self._given = decode_map(file.read(_MAX_MAP_BYTES))
             except OSError as err:
                 raise JsspyError(f"cannot read {map_path}: {(err.strerror or '').lower()}") from err
         self._tables: dict[int, EntryTable | None] = {}

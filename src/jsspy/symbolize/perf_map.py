@@ -304,15 +304,15 @@ _LINE = re.compile(rb"(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,16}) (.+)
 _MAX_LINES = 1 << 22
 
 
-def decode_map(data: bytes) -> list[MapEntry]:
-    """Decode a perf map, by address; where entries overlap the last one in the file is right.
+def decode_map(data: bytes) -> EntryTable:
+    """Decode a perf map; where entries overlap the last one in the file is right.
 
     Raises:
         MalformedData: A line is not an entry (the last one may be cut off).
     """
     table = EntryTable()
     table.add_lines(data)
-    return table.entries()
+    return table
 
 
 class EntryTable:

@@ -49,13 +49,13 @@ def test_it_never_overlaps(new: list[int], old: list[int]) -> None:
 @given(st.lists(st.integers(1, 60)))
 def test_decode_inverts_format(numbers: list[int]) -> None:
     entries = _disjoint(numbers)
-    assert decode_map(format_map(entries)) == entries
+    assert decode_map(format_map(entries)).entries() == entries
 
 
 def test_the_last_of_overlapping_entries_is_right() -> None:
     text = b"10 10 a\n30 10 b\n18 8 c d\n0x28 0xA e\n50 1 half"
-    assert [entry.name for entry in decode_map(text)] == ["c d", "e"]
-    table = EntryTable(decode_map(text))
+    assert [entry.name for entry in decode_map(text).entries()] == ["c d", "e"]
+    table = decode_map(text)
     assert [table.find(at) is None for at in (0x17, 0x18, 0x1F, 0x20, 0x31, 0x32)] == [
         True, False, False, True, False, True,
     ]  # fmt: skip
@@ -63,7 +63,7 @@ def test_the_last_of_overlapping_entries_is_right() -> None:
 
 def test_what_was_covered_once_is_gone() -> None:
     text = b"10 10 a\n18 10 b\n20 8 c\n"
-    assert [entry.name for entry in decode_map(text)] == ["c"]
+    assert [entry.name for entry in decode_map(text).entries()] == ["c"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12))))
