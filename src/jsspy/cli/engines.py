@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any
+from enum import Enum
+from functools import partial
+from typing import Any, TypeVar
 
 import click
 
@@ -15,6 +17,8 @@ from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import EngineUnavailable, JsspyError
 from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.target.process import Target
+
+_Kind = TypeVar("_Kind", bound=Enum)
 
 AUTO = "auto"
 NAMES = (AUTO, "ebpf", "perf", "ptrace")
@@ -125,6 +129,13 @@ def mode_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return mode(idle(command))
 
 
+def _parse_member(
+    kind: type[_Kind], ctx: click.Context, param: click.Parameter, value: str
+) -> _Kind:
+    del ctx, param
+    return kind(value)
+
+
 def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--threads`."""
     return click.option(
@@ -132,7 +143,7 @@ def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice([wanted.value for wanted in Threads]),
         default=Threads.JS.value,
         show_default=True,
-        callback=_parse_threads,
+        callback=partial(_parse_member, Threads),
         help="Threads that are sampled: the main one; those that run JavaScript, so workers, too "
         "(js); V8's helpers and libuv's pool as well (all).",
     )(command)
@@ -145,22 +156,12 @@ def native_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice([wanted.value for wanted in NativeFrames]),
         default=NativeFrames.FULL.value,
         show_default=True,
-        callback=_parse_native,
+        callback=partial(_parse_member, NativeFrames),
         help="Native frames of a stack: all, from main to the leaf (full); those that the newest "
         "JavaScript, builtin or WebAssembly frame called, all where there is no such frame (leaf); "
         "none, and (native) where nothing else is left (off). V8's entry and exit frames and the "
         "kernel go with them; the VM state of a sample stays. leaf and off cost less.",
     )(command)
-
-
-def _parse_native(ctx: click.Context, param: click.Parameter, value: str) -> NativeFrames:
-    del ctx, param
-    return NativeFrames(value)
-
-
-def _parse_threads(ctx: click.Context, param: click.Parameter, value: str) -> Threads:
-    del ctx, param
-    return Threads(value)
 
 
 _IDLE = "jsspy.idle"

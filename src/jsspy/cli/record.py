@@ -34,19 +34,22 @@ from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.cli.summary import Recording, describe_targets, show_summary, summarize
 from jsspy.cli.targets import (
+    add_started,
     add_targets,
+    all_option,
+    check_command,
     choose_pids,
     iter_node_processes,
+    never_node,
     shorten,
     targeting_options,
 )
-from jsspy.errors import NoSamples, NotNode, ProcessExited, ProcessNotFound
+from jsspy.errors import NoSamples
 from jsspy.exporters.base import Exporter
 from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
 from jsspy.formats.base import Format
 from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.recorder import End, Recorder, RecordingOptions
-from jsspy.target.process import Target
 
 if TYPE_CHECKING:
     from jsspy.inspected import InspectorRecorder
@@ -64,7 +67,7 @@ _WITH_SOURCES = {"html", "jsspy"}
     context_settings={"allow_interspersed_args": False},
 )
 @targeting_options
-@click.option("--all", "everyone", is_flag=True, help="Every node process, new ones too.")
+@all_option
 @duration_option
 @rate_option
 @partial(engine_option, more=(INSPECTOR,))
@@ -136,12 +139,11 @@ def record_command(
     was over (what was taken is written), 7 not one sample (nothing is written), 9 the output
     cannot be written, 130 given up.
     """
-    if command and (pids or name is not None or everyone):
-        raise click.UsageError("--pid and --name look at what runs; COMMAND starts something new")
+    check_command(command, pids, name)
+    if command and everyone:
+        raise click.UsageError("--all looks at what runs; COMMAND starts something new")
     if everyone and (pids or name is not None):
         raise click.UsageError("--all is everyone: it goes with neither --pid nor --name")
-    if len(command) == 1 and command[0].isdecimal():
-        raise click.UsageError(f"a process is named with --pid {command[0]}")
     chosen = choose_format(form, destination)
 
     def run(
@@ -207,7 +209,7 @@ def record_command(
         try:
             who: tuple[str, int] = ("node", 0)
             if started is not None:
-                target = _add_started(recorder, started)
+                target = add_started(recorder, started, "record")
                 who = target.name, target.pid
             elif everyone:
                 for each in found:
@@ -256,13 +258,6 @@ def _follow(recorder: Recorder, pattern: str, stack: ExitStack) -> Callable[[], 
             recorder.adopt(pid)
 
     return look
-
-
-def _add_started(recorder: Recorder, started: StartedCommand) -> Target:
-    try:
-        return recorder.add(started.pid, starting=True)
-    except (ProcessExited, ProcessNotFound) as err:
-        raise _never_node(started) from err
 
 
 def _sample(
@@ -326,22 +321,13 @@ def _finish(
         # Standard output carries one thing: the profile, if it was sent there.
         output.echo_json(value, err=isinstance(exporter, StreamExporter))
     if started is not None and not recorder.saw_v8:
-        raise _never_node(started)
+        raise never_node(started, "record")
     if not len(profile):
         raise _no_samples(recorder)
     if not as_json:
         where = "" if size is None else f", {output.format_size(size)}"
         show_summary(profile, f"Wrote {exporter.destination} ({form.name}{where})", rest)
     return exit_code
-
-
-def _never_node(started: StartedCommand) -> NotNode:
-    command = " ".join(started.command)
-    return NotNode(
-        f"no V8 was seen in '{shorten(command)}' while it ran\n"
-        f"  it {describe_exit(started.poll())}",
-        hint=f"jsspy record --subprocesses -- {command}    if node is a child of it",
-    )
 
 
 def _no_samples(recorder: Recording) -> NoSamples:

@@ -30,7 +30,7 @@ from jsspy.cli.pushing import make_pushing, push_options
 from jsspy.cli.secrets import read_secret
 from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.started import describe_exit
-from jsspy.cli.targets import choose_pids, pattern, shorten
+from jsspy.cli.targets import all_option, choose_pids, pattern, shorten
 from jsspy.errors import JsspyError
 from jsspy.exporters.push import PushCollector
 from jsspy.model.mode import NativeFrames
@@ -123,7 +123,7 @@ def http_options(function: _Function) -> _Function:
     metavar="PATTERN",
     help="Every node process whose command line this regular expression is found in, new ones too.",
 )
-@click.option("--all", "everyone", is_flag=True, help="Every node process, new ones too.")
+@all_option
 @rate_option
 @engine_option
 @native_option

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.errors import (
     JsspyError,
     MalformedData,
+    NotNode,
     PermissionDenied,
     ProcessExited,
     ProcessNotFound,
@@ -90,6 +92,21 @@ def targeting_options(function: _Function) -> _Function:
     return by_pid(by_name(function))
 
 
+all_option = click.option(
+    "--all", "everyone", is_flag=True, help="Every node process, new ones too."
+)
+
+
+def check_command(
+    command: tuple[str, ...], pids: tuple[int, ...], name: re.Pattern[str] | None
+) -> None:
+    """Check that COMMAND starts something, and nothing that runs is asked for beside it."""
+    if command and (pids or name is not None):
+        raise click.UsageError("--pid and --name look at what runs; COMMAND starts something new")
+    if len(command) == 1 and command[0].isdecimal():
+        raise click.UsageError(f"a process is named with --pid {command[0]}")
+
+
 def choose_pids(pids: tuple[int, ...], name: re.Pattern[str] | None, verb: str) -> list[int]:
     """Return the processes that the options ask for; with no option, this user's only node process.
 
@@ -137,6 +154,28 @@ def add_targets(
             if not by_name or (pid == pids[-1] and not added):
                 raise
     return added
+
+
+def add_started(recorder: Recorder, started: StartedCommand, verb: str) -> Target:
+    """Add a command that was started just now.
+
+    Raises:
+        NotNode: It is over already, and no V8 was seen in it.
+    """
+    try:
+        return recorder.add(started.pid, starting=True)
+    except (ProcessExited, ProcessNotFound) as err:
+        raise never_node(started, verb) from err
+
+
+def never_node(started: StartedCommand, verb: str) -> NotNode:
+    """Return what there is to say of a command that had no V8 in it while it ran."""
+    command = " ".join(started.command)
+    return NotNode(
+        f"no V8 was seen in '{shorten(command)}' while it ran\n"
+        f"  it {describe_exit(started.poll())}",
+        hint=f"jsspy {verb} --subprocesses -- {command}    if node is a child of it",
+    )
 
 
 def choose_only_one(everyone: list[NodeProcess], uid: int, verb: str) -> NodeProcess:

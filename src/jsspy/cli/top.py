@@ -39,13 +39,20 @@ from jsspy.cli.pipe import Receiver, Sender
 from jsspy.cli.record import EXIT_TARGET_ENDED
 from jsspy.cli.source_maps import SourceMaps, source_maps_option
 from jsspy.cli.started import StartedCommand, describe_exit
-from jsspy.cli.targets import add_targets, choose_pids, shorten, targeting_options
-from jsspy.errors import JsspyError, NotNode, ProcessExited, ProcessNotFound
+from jsspy.cli.targets import (
+    add_started,
+    add_targets,
+    check_command,
+    choose_pids,
+    never_node,
+    shorten,
+    targeting_options,
+)
+from jsspy.errors import JsspyError
 from jsspy.model.growth import GrowthTaker
 from jsspy.model.live import Account, LiveTable, View
 from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.recorder import End, Recorder, RecordingOptions
-from jsspy.target.process import Target
 
 _SEND_NS = 250_000_000
 
@@ -127,10 +134,7 @@ def top_command(
     Exit codes: 0 done, 3 no such process, 4 no permission, 6 the process ended before the duration
     was over.
     """
-    if command and (pids or name is not None):
-        raise click.UsageError("--pid and --name look at what runs; COMMAND starts something new")
-    if len(command) == 1 and command[0].isdecimal():
-        raise click.UsageError(f"a process is named with --pid {command[0]}")
+    check_command(command, pids, name)
     found = [] if command else choose_pids(pids, name, "top")
     options = RecordingOptions(
         strict=strict,
@@ -146,7 +150,7 @@ def top_command(
             started, log = _start(command)
         try:
             if started is not None:
-                target = _add_started(recorder, started)
+                target = add_started(recorder, started, "top")
             else:
                 target = add_targets(recorder, found, "top", by_name=name is not None)[0]
             file_stem = f"{target.name}-{target.pid}"
@@ -178,7 +182,7 @@ def top_command(
                 started.terminate()
             raise
     if started is not None and not recorder.saw_v8:
-        raise _never_node(started)
+        raise never_node(started, "top")
     if status:
         raise JsspyError(f"the display ended with exit code {status}")
     if recorder.end is End.TARGET_ENDED and duration_s is not None and not command:
@@ -200,21 +204,6 @@ def _start(command: tuple[str, ...]) -> tuple[StartedCommand, Path]:
         raise
     finally:
         os.close(descriptor)
-
-
-def _add_started(recorder: Recorder, started: StartedCommand) -> Target:
-    try:
-        return recorder.add(started.pid, starting=True)
-    except (ProcessExited, ProcessNotFound) as err:
-        raise _never_node(started) from err
-
-
-def _never_node(started: StartedCommand) -> NotNode:
-    return NotNode(
-        f"no V8 was seen in '{shorten(' '.join(started.command))}' while it ran\n"
-        f"  it {describe_exit(started.poll())}",
-        hint=f"jsspy top --subprocesses -- {' '.join(started.command)}    if node is a child of it",
-    )
 
 
 def _run(recorder: Recorder, draw: Callable[[Receiver], None], duration_s: float | None) -> int:
