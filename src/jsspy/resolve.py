@@ -12,7 +12,7 @@ from typing import assert_never
 
 from jsspy.errors import FaultError, ProcessExited
 from jsspy.model.capture import (
-    CapturePlan,
+    NO_PLAN,
     FrameChain,
     RawFrame,
     RepeatedChain,
@@ -85,8 +85,6 @@ _NO_EXTERNAL_STATE_SINCE = (12, 0)
 """From here on the state stays JS while native callbacks run (observed in 12.4, 13.6, 14.6)."""
 
 
-_NO_PLAN = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
-
 _MAX_REPEATABLE = 1 << 16
 """More than an engine counts at a time."""
 
@@ -127,7 +125,7 @@ class Resolver:
         self._v8 = (
             V8Reader(target.memory, v8, layout) if v8 is not None and layout is not None else None
         )
-        self._plan = self._v8.plan if self._v8 is not None else _NO_PLAN
+        self._plan = self._v8.plan if self._v8 is not None else NO_PLAN
         self._unwinder = HybridUnwinder(target.memory, self._code, self._v8, native)
         self._js = JsSymbolizer(self._v8, self._code) if self._v8 is not None else None
         self._native = NativeSymbolizer(target)
@@ -228,7 +226,7 @@ class Resolver:
                     and (chain := self._cutter.cut(capture)) is not None
                     and (known := self._chains.name(chain, raw.time_ns)) is not None
                 ):
-                    return self._sample(raw, list(known.frames), None, VmState.UNKNOWN)
+                    return self._sample(raw, known.frames, None, VmState.UNKNOWN)
                 stack, truncation = self._unwinder.unwind(capture)
                 followed, registers = capture.followed, capture.registers
                 if capture.late_exit_fp is not None:
@@ -239,7 +237,7 @@ class Resolver:
                     known = self._chains.name(capture, raw.time_ns)
                     if known is not None:
                         state = self._vm_state(capture, (), in_callback=known.in_callback)
-                        return self._sample(raw, list(known.frames), None, state)
+                        return self._sample(raw, known.frames, None, state)
                 snapshot = whole(capture, self._plan)
                 stack, truncation = self._unwinder.unwind(snapshot)
                 if capture.too_deep:
@@ -251,7 +249,7 @@ class Resolver:
                     return LossReason.UNRESOLVED
                 return known_sample._replace(weight_ns=raw.weight_ns)
             case ResolvedChain():
-                return self._sample(raw, list(capture.frames), None, VmState.UNKNOWN)
+                return self._sample(raw, capture.frames, None, VmState.UNKNOWN)
             case _:
                 assert_never(capture)
         named: Sequence[Frames | None]
@@ -289,17 +287,20 @@ class Resolver:
                 self._v8.codes.learn_isolate(isolate)
 
     def _sample(
-        self, raw: RawSample, frames: list[Frame], truncation: Truncation | None, state: VmState
+        self,
+        raw: RawSample,
+        frames: Sequence[Frame],
+        truncation: Truncation | None,
+        state: VmState,
     ) -> Sample:
         """Make a sample of frames that are leaf first."""
         if raw.kernel_chain:
             kernel = load_kernel_symbols()
-            frames = [
+            in_kernel = [
                 kernel.frame(address, is_return_address=index > 0)
                 for index, address in enumerate(raw.kernel_chain)
-            ] + frames
-        frames = list(select_frames(frames, self._wanted))
-        frames.reverse()
+            ]
+            frames = [*in_kernel, *frames]
         return Sample(
             raw.pid,
             raw.tid,
@@ -307,7 +308,7 @@ class Resolver:
             raw.weight_ns,
             raw.state,
             state,
-            Stack(tuple(frames), truncation),
+            Stack(tuple(reversed(select_frames(frames, self._wanted))), truncation),
         )
 
     def _vm_state(

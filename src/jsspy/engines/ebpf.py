@@ -394,7 +394,6 @@ class EbpfEngine(Engine):
                 self._drain(self._kernel, batch)
             if is_empty:
                 self._forget(retired)
-            if is_empty:
                 # Who had woken before `now` would have said so in a record.
                 batch += self._naps.tell(now)
             batch.sort(key=_time)

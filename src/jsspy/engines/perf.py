@@ -27,7 +27,7 @@ from typing import ClassVar, Final, NamedTuple
 from jsspy.engines.base import Availability, Engine
 from jsspy.errors import EngineUnavailable, ProcessExited
 from jsspy.linux import caps, perf
-from jsspy.model.capture import CapturePlan, Registers, StackSnapshot, ThreadPlan
+from jsspy.model.capture import NO_PLAN, CapturePlan, Registers, StackSnapshot, ThreadPlan
 from jsspy.model.mode import Mode
 from jsspy.model.sample import LossReason, RawSample, ThreadState
 from jsspy.model.units import Address, Pid, Tid
@@ -56,7 +56,6 @@ _BATCH_SAMPLES: Final = 20
 """One thread's samples that are given on together, if that takes neither too long nor too short."""
 _BATCH: Final = 256
 """Samples that are given on at once at most: whoever names them gets a turn at the clock."""
-_NO_PLAN: Final = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
 _DENIED: Final = (errno.EACCES, errno.EPERM)
 
 
@@ -192,7 +191,7 @@ class PerfEngine(Engine):
         Raises:
             EngineUnavailable: Its threads may not be sampled.
         """
-        plan = plan or _NO_PLAN
+        plan = plan or NO_PLAN
         sampled = self._targets.get(target.pid)
         if sampled is None:
             sampled = self._targets[target.pid] = _Sampled(target, plan)

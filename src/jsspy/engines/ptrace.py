@@ -28,6 +28,7 @@ from jsspy.engines.naps import waiting_state
 from jsspy.errors import FaultError, PermissionDenied, ProcessExited
 from jsspy.linux import procfs, ptrace, vm
 from jsspy.model.capture import (
+    NO_PLAN,
     CapturePlan,
     Registers,
     StackSnapshot,
@@ -73,7 +74,6 @@ _NO_FRAME: Final = (0, 0)
 _PADDING_BYTES: Final = 256
 """Zeros in front of the stack copy: slots below a frame that is just being pushed read as 0."""
 
-_NO_PLAN: Final = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
 
 _RED_ZONE_BYTES: Final = 128
 """Below rsp, where code that runs may have data. Source: x86-64 psABI, 3.2.2."""
@@ -402,7 +402,7 @@ class PtraceEngine(Engine):
         self, target: Target, plan: CapturePlan | None, threads: Sequence[ThreadPlan]
     ) -> None:
         """Add a target, or replace the plan and threads that are sampled of it."""
-        sampled = _Sampled(target, plan or _NO_PLAN)
+        sampled = _Sampled(target, plan or NO_PLAN)
         self._copier.prepare(sampled.plan)
         known = {}
         if target.pid in self._targets:

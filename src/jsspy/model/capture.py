@@ -104,6 +104,10 @@ class CapturePlan(NamedTuple):
         return places
 
 
+NO_PLAN: Final = CapturePlan(0, 0, (), 0, (), (), 0, 0, ())
+"""Of a process without V8: nothing but registers and stack."""
+
+
 class ThreadPlan(NamedTuple):
     """A thread that runs JavaScript, and where its isolate is."""
 
