@@ -54,7 +54,7 @@ man: $(VENV)/installed ## write the manual page, .cache/jsspy.1
 browser: $(VENV)/developing browser-installed ## the viewer in Chromium
 	$(BIN)/pytest -q tests/browser
 
-bench: $(VENV)/developing nodes perf-installed ## cost of jsspy and of other profilers, against bench/budget.toml (11 minutes)
+bench: $(VENV)/developing nodes perf-installed ## cost of jsspy and of other profilers, against bench/budget.toml (20 minutes)
 	$(BIN)/python bench/run.py
 
 bpf: $(VENV)/developing ## compile the program for the kernel again

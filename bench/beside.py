@@ -3,8 +3,10 @@
 A profiler that can be switched is switched on and off in turn, inside one process that does fixed
 work; the ratio of each stretch to the plain ones around it is one figure. Those that are flags of
 node run in processes of their own, of which one at a time is let run. A figure is the time that a
-piece of work took, less what it waited for a CPU; *wall* is with that. Given are the median over
-all stretches and the interval in which 95 % of the medians of resampled stretches lie.
+piece of work took, less what it waited for a CPU; *wall* is with that. Given are the mean of the
+middle 60 % of all stretches and the interval in which 95 % of such means of resampled stretches
+lie. Stretches are short, as what a machine does beside drifts: a pair of them, near each other, has
+it in common. jsspy's own CPU time is taken in longer ones, in which nothing is switched.
 
 The floor is an event of the same clock with an empty program: the price of the interrupt.
 """
@@ -25,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from typing import NamedTuple, Protocol
 
 from report import BUDGET, report
@@ -66,10 +68,12 @@ NATIVE_RATE_HZ = 999
 class Length:
     """How long to measure."""
 
-    window_s: float = 0.5
-    cycles: int = 12
+    window_s: float = 0.25
+    cycles: int = 40
     """On-stretches of each profiler."""
-    flag_cycles: int = 6
+    steady_s: float = 5
+    """For the CPU time of jsspy itself."""
+    flag_cycles: int = 12
     """Stretches of each process with a flag, per generation."""
     native_samples: int = 5000
     """Of the mixed native load, per engine."""
@@ -82,10 +86,6 @@ class Switch(Protocol):
 
     def off(self) -> None: ...
 
-    def cpu_ns(self) -> int:
-        """Return the CPU time that it used so far, outside the process."""
-        ...
-
 
 @dataclass
 class Row:
@@ -95,10 +95,12 @@ class Row:
     rate: str
     ratios: list[float] = field(default_factory=list)
     walls: list[float] = field(default_factory=list)
-    shares: list[float] = field(default_factory=list)
-    """CPU time of the profiler itself, per CPU time of the program: of a core, if that has one."""
-    samples_per_s: float = 0.0
-    """That jsspy took and named."""
+    own: float | None = None
+    """CPU time of jsspy itself, per CPU time of the program: of a core, if that has one."""
+    samples: int = 0
+    """That jsspy took and named meanwhile."""
+    in_target_ns: float = 0.0
+    """Per sample: time that the thread was stopped, or that the program in the kernel ran."""
 
 
 class Interval(NamedTuple):
@@ -115,9 +117,6 @@ class Nothing:
     def on(self) -> None: ...
 
     def off(self) -> None: ...
-
-    def cpu_ns(self) -> int:
-        return 0
 
 
 class Floor:
@@ -148,9 +147,6 @@ class Floor:
             os.close(event)
         self._open.clear()
 
-    def cpu_ns(self) -> int:
-        return 0
-
     def close(self) -> None:
         self.off()
         self._program.close()
@@ -165,8 +161,11 @@ class Sampler:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._samples = 0
-        self._on_ns = 0
+        self.pid = self._process.pid
+        self.samples = 0
+        """Taken and named, when it was switched last."""
+        self.in_target_ns = 0
+        """Of the program's time, as far as the engine knows."""
         self._answer()
 
     def _answer(self) -> None:
@@ -174,7 +173,7 @@ class Sampler:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the sampler ended with {self._process.wait()}")
-        self._samples = int(line)
+        self.samples, self.in_target_ns = map(int, line.split())
 
     def _switch(self) -> None:
         assert self._process.stdin is not None
@@ -182,20 +181,7 @@ class Sampler:
         self._process.stdin.flush()
         self._answer()
 
-    def on(self) -> None:
-        self._switch()
-        self._since_ns = time.monotonic_ns()
-
-    def off(self) -> None:
-        self._on_ns += time.monotonic_ns() - self._since_ns
-        self._switch()
-
-    def samples_per_s(self) -> float:
-        """Return how many samples it took and named per second in which it was on."""
-        return self._samples * 1e9 / self._on_ns
-
-    def cpu_ns(self) -> int:
-        return run_ns(self._process.pid)
+    on = off = _switch
 
     def close(self) -> None:
         self._process.communicate()
@@ -217,9 +203,6 @@ class Devtools:
             self._inspector.stop()
             self._inspector.close()
             self._inspector = None
-
-    def cpu_ns(self) -> int:
-        return 0
 
     close = off
 
@@ -254,9 +237,6 @@ class PerfRecord:
     def off(self) -> None:
         self._tell(b"disable")
 
-    def cpu_ns(self) -> int:
-        return run_ns(self._process.pid)
-
     def close(self) -> None:
         self._process.send_signal(signal.SIGINT)
         self._process.wait()
@@ -285,11 +265,7 @@ def switched(work: Work, rows: list[tuple[Row, Switch]], length: Length) -> None
     for _ in range(length.cycles):
         for row, switch in draw.sample(rows, len(rows)):
             switch.on()
-            time.sleep(SETTLE_S)
-            before = switch.cpu_ns(), run_ns(work.pid)
             window = pause(length.window_s)
-            after = switch.cpu_ns(), run_ns(work.pid)
-            row.shares.append((after[0] - before[0]) / (after[1] - before[1]))
             switch.off()
             on.append((row, window))
             off.append(pause(length.window_s))
@@ -298,6 +274,20 @@ def switched(work: Work, rows: list[tuple[Row, Switch]], length: Length) -> None
         for values, wall in ((row.ratios, False), (row.walls, True)):
             plain = [mean_within(items, it, wall=wall) for it in off[index : index + 2]]
             keep(values, mean_within(items, window, wall=wall) * 2 / sum(plain))
+
+
+def steady(work: Work, row: Row, sampler: Sampler, seconds: float) -> None:
+    """Leave jsspy on for a while, and measure what it costs itself."""
+    sampler.on()
+    samples, in_target_ns = sampler.samples, sampler.in_target_ns
+    time.sleep(SETTLE_S)
+    before = run_ns(sampler.pid), run_ns(work.pid)
+    time.sleep(seconds)
+    after = run_ns(sampler.pid), run_ns(work.pid)
+    sampler.off()
+    row.own = (after[0] - before[0]) / (after[1] - before[1])
+    row.samples = sampler.samples - samples
+    row.in_target_ns = (sampler.in_target_ns - in_target_ns) / max(row.samples, 1)
 
 
 def keep(values: list[float], value: float) -> None:
@@ -365,7 +355,7 @@ def measure(version: str, length: Length) -> list[Row]:
         switched(work, rows, length)
         for row, switch in rows:
             if isinstance(switch, Sampler):
-                row.samples_per_s = switch.samples_per_s()
+                steady(work, row, switch, length.steady_s)
     found = [row for row, _ in rows]
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -406,20 +396,30 @@ def check(rows: Sequence[Row]) -> None:
                         limit,
                         note=f"   ({low:.4f} to {high:.4f})",
                     )
-            print(f"  {row.name} at {rate} Hz: {row.samples_per_s:.0f} samples a second")
+            assert row.own is not None
+            print(
+                f"  {row.name} at {rate} Hz: {row.samples} samples named, "
+                f"{row.in_target_ns / 1e3:.1f} us of the program's time each, timer excluded"
+            )
             if (limit := budget.get(f"{engine}_{rate}_cpu")) is not None:
-                report(f"{engine} at {rate} Hz, own CPU", median(row.shares), "cores", limit)
+                report(f"{engine} at {rate} Hz, own CPU", row.own, "cores", limit)
+
+
+def middle_mean(values: Sequence[float]) -> float:
+    """Return the mean of the middle 60 %: steadier than a median, and as blind to outliers here."""
+    left_out = len(values) // 5
+    return mean(sorted(values)[left_out : len(values) - left_out])
 
 
 def difference(values: Sequence[float], base: Sequence[float]) -> Interval:
-    """Return by how much the median of `values` is above that of `base`."""
+    """Return by how much the middle of `values` is above that of `base`."""
     draw = random.Random(1)
 
     def drawn(of: Sequence[float]) -> float:
-        return median(draw.choices(of, k=len(of)))
+        return middle_mean(draw.choices(of, k=len(of)))
 
     found = sorted(drawn(values) - drawn(base) for _ in range(RESAMPLES))
-    middle = median(values) - median(base)
+    middle = middle_mean(values) - middle_mean(base)
     return Interval(found[RESAMPLES // 40], middle, found[-RESAMPLES // 40])
 
 
@@ -431,7 +431,9 @@ def table(rows_of: Mapping[str, Sequence[Row]]) -> str:
         line = f"| {rows[0].name} | {rows[0].rate} |"
         for row in rows:
             low, middle, high = difference(row.ratios, (0.0,))
-            own = f"{100 * median(row.shares):.1f} %" if any(row.shares) else ""
-            line += f" {middle:.3f} ({low:.3f} to {high:.3f}) | {median(row.walls):.3f} | {own} |"
+            own = "" if row.own is None else f"{100 * row.own:.1f} %"
+            line += (
+                f" {middle:.3f} ({low:.3f} to {high:.3f}) | {middle_mean(row.walls):.3f} | {own} |"
+            )
         lines.append(line)
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """Sample a process while asked to: `python bench/sampler.py ENGINE HZ PID`.
 
-Prints 0 once it is set up. Then each byte on standard input turns sampling on or off again,
-and is answered with a line: how many samples have been taken and named so far.
+Each byte on standard input turns sampling on or off again, and is answered with a line, as is that
+all is set up: how many samples have been taken and named so far, and how many ns of the target's
+time they took, as far as the engine knows.
 """
 
 from __future__ import annotations
@@ -32,16 +33,20 @@ def main() -> None:
         # A clock without threads: the recording stands still, with all that it has learnt.
         engine.remove_target(target.pid)
         gc.freeze()
-        print(0, flush=True)
+
+        def answer() -> None:
+            print(len(recorder.profile), engine.cost_ns(), flush=True)
+
+        answer()
         while os.read(0, 1):
             engine.set_target(target, plan, threads)
-            print(len(recorder.profile), flush=True)
+            answer()
             while not select.select([0], [], [], 0)[0]:
                 next(statuses)
             if not os.read(0, 1):
                 break
             engine.remove_target(target.pid)
-            print(len(recorder.profile), flush=True)
+            answer()
 
 
 if __name__ == "__main__":
