@@ -399,7 +399,7 @@ def check(rows: Sequence[Row]) -> None:
             assert row.own is not None
             print(
                 f"  {row.name} at {rate} Hz: {row.samples} samples named, "
-                f"{row.in_target_ns / 1e3:.1f} us of the program's time each, timer excluded"
+                f"{row.in_target_ns / 1e3:.1f} us of the program's time each"
             )
             if (limit := budget.get(f"{engine}_{rate}_cpu")) is not None:
                 report(f"{engine} at {rate} Hz, own CPU", row.own, "cores", limit)

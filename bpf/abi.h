@@ -159,7 +159,7 @@ _Static_assert(sizeof(struct scratch) == 864 + 299024 + 115200 + 1024 + 24 + 40 
 #define STEP_SEND 0u
 
 /* Indexes of the per-CPU array `stats`. */
-#define STAT_SAMPLES 0u /* the event struck */
+#define STAT_TICKS 0u /* the clock struck */
 #define STAT_RING_FULL 1u /* no room for the record */
 #define STAT_NO_USER 2u /* the thread has no user registers: it is ending */
 #define STAT_COUNT 3u

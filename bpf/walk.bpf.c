@@ -579,6 +579,8 @@ int sample(struct pt_regs *context)
 		if (!nap || !begin_nap(nap, index, now, thread->skip_mask))
 			return 0;
 		flags = SWITCHED | (u32)nap->state << 16;
+	} else {
+		count(STAT_TICKS);
 	}
 	st->header.time_ns = now;
 	st->header.thread = index;
@@ -586,7 +588,6 @@ int sample(struct pt_regs *context)
 	struct plan *plan = map_lookup(&plans, &index);
 	if (!plan)
 		return 0;
-	count(STAT_SAMPLES);
 	st->in_kernel = (context->words[REG_CS] & 3) != 3;
 	if (st->in_kernel) {
 		void *regs = (void *)task_pt_regs(get_current_task_btf());

@@ -201,6 +201,22 @@ def test_the_limit_of_overhead_is_kept(name: str) -> None:
         assert re.match(r"Sampling took \S+ % of a CPU in the end, at .* Hz.*: .* is kept", note)
 
 
+def test_every_sample_takes_some_of_the_program_s_time(name: str) -> None:
+    with nodes.running(LATEST, BUSY) as target, Recorder(make(name, 500)) as recorder:
+        recorder.add(target.pid)
+        costs = []
+
+        def note(status: Status) -> bool:
+            costs.append((status.samples, recorder.engine.cost_ns()))
+            return status.samples >= 200
+
+        record(recorder, note)
+        (before, from_ns), (after, to_ns) = costs[0], costs[-1]
+        each_ns = (to_ns - from_ns) / (after - before)
+    # An interrupt, or a stop; no machine does the one in less, or the other in more.
+    assert 300 < each_ns < 1_000_000
+
+
 def test_who_sleeps_is_idle(name: str) -> None:
     with nodes.running(LATEST, IDLE) as target:
         with Recorder(make(name, 99)) as recorder:

@@ -104,7 +104,7 @@ overhead_option = click.option(
     callback=_parse_overhead,
     metavar="PERCENT",
     help="Sample less often where it would cost more of one CPU than this: jsspy's own time, the "
-    "time that threads are stopped, and that of the program in the kernel.",
+    "time that threads are stopped or interrupted, and that of the program in the kernel.",
 )
 
 

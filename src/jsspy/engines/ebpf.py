@@ -37,6 +37,7 @@ from jsspy.engines.ebpf_kernel import (
     RED_ZONE,
     STAT_NO_USER,
     STAT_RING_FULL,
+    STAT_TICKS,
     SWITCH_COOKIE,
     SWITCHED,
     THREAD,
@@ -554,13 +555,14 @@ class EbpfEngine(Engine):
         )
 
     def cost_ns(self) -> int:
-        """Return how long the program has run. The kernel counts from the first call on."""
+        """Return what the ticks took, and the program: the kernel counts from the first call on."""
         if self._kernel is None:
             return 0
         if self._run_time is None:
             with suppress(bpf.Refused):
                 self._run_time = bpf.RunTime()
-        return self._kernel.program.run_time_ns()
+        ticks = self._kernel.count(STAT_TICKS)
+        return self._pace.cost_ns(ticks) + self._kernel.program.run_time_ns()
 
     def close(self) -> None:
         """Detach and unload everything."""

@@ -1,8 +1,8 @@
 """Keeps what sampling costs below a limit: the rate goes down, and up again when there is room.
 
-What counts is measured: the CPU time of our own processes, the time that threads of the targets
-are stopped, and how long the program in the kernel runs. The timer interrupts themselves are not:
-no counter knows them.
+What counts is measured: the CPU time of our own processes, the time that threads of the targets are
+stopped, how long the program in the kernel runs, and the ticks of their clocks, each at what one
+costs here. What the perf engine's copies of stacks take is not: no counter knows it.
 """
 
 from __future__ import annotations

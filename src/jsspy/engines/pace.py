@@ -6,6 +6,7 @@ import time
 from typing import Final
 
 from jsspy.linux import procfs
+from jsspy.linux.tick import measure_tick_ns
 from jsspy.model.units import Pid, Tid
 
 _KEPT_CHANGES: Final = 8
@@ -25,6 +26,7 @@ class Pace:
         self._threads: dict[Tid, _Thread] = {}
         self._idle = 0.0
         self._told = 0
+        self._tick_ns: float | None = None
 
     def set_rate(self, rate_hz: float) -> None:
         """Change the period from now on."""
@@ -39,6 +41,12 @@ class Pace:
             if start_ns <= time_ns:
                 return period_ns
         return self._changes[0][1]
+
+    def cost_ns(self, ticks: int) -> int:
+        """Return how much of the threads' time so many ticks of their clocks took."""
+        if self._tick_ns is None:
+            self._tick_ns = measure_tick_ns()
+        return int(ticks * self._tick_ns)
 
     def join(self, pid: Pid, tid: Tid) -> None:
         """Begin to watch a thread."""

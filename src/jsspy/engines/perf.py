@@ -339,17 +339,24 @@ class PerfEngine(Engine):
             [word or b"" for word in words[: len(dumps)]],
         )
 
-    def _account(self) -> None:
-        """Bring the statistics up to date."""
-        due = self._past_due + sum(
+    def _due(self) -> int:
+        """Return how often the clocks have struck."""
+        return self._past_due + sum(
             thread.due()
             for sampled in self._targets.values()
             for thread in sampled.threads.values()
         )
+
+    def cost_ns(self) -> int:
+        """Return what the ticks took, but for the copies of stacks."""
+        return self._pace.cost_ns(self._due())
+
+    def _account(self) -> None:
+        """Bring the statistics up to date."""
         lost = self.stats.lost
         if self._ring_full:
             lost[LossReason.RING_FULL] = self._ring_full
-        unseen = due - self._delivered - self._ring_full
+        unseen = self._due() - self._delivered - self._ring_full
         if not self._kernel and unseen > lost.get(LossReason.IN_KERNEL, 0):
             lost[LossReason.IN_KERNEL] = unseen
         self.stats.requested = self._delivered + sum(lost.values())

@@ -43,7 +43,7 @@ CONSTANTS = {
     "COMPLETE": ebpf.COMPLETE,
     "TOO_DEEP": ebpf.TOO_DEEP,
     "STEP_SEND": ebpf.STEP_SEND,
-    "STAT_SAMPLES": ebpf.STAT_SAMPLES,
+    "STAT_TICKS": ebpf.STAT_TICKS,
     "STAT_RING_FULL": ebpf.STAT_RING_FULL,
     "STAT_NO_USER": ebpf.STAT_NO_USER,
     "STAT_COUNT": ebpf.STAT_COUNT,
