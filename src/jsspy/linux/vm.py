@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from _thread import _local  # threading.local, without the 2 ms that threading takes to load
 from collections.abc import Sequence
 
 from jsspy.errors import FaultError, ProcessExited
@@ -26,12 +27,34 @@ MAX_READ_BYTES = 64 << 20
 """Cap of one read: nothing that a target holds and jsspy wants is larger."""
 
 _BATCH_BYTES = 4 << 20
-"""Bytes per process_vm_readv: bounds the buffer that `Reader` keeps."""
+"""Bytes per process_vm_readv, if that is not one range: bounds the buffer that they go to."""
+
+_KEPT_BYTES = 1 << 16
+"""Size of the buffer that is kept; more is allocated for one read."""
 
 _ADDRESS_END = 1 << 56
 """End of user addresses with 5-level page tables; beyond it pread would see a negative offset."""
 
 _DENIED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+
+
+def _allocate(size: int) -> tuple[memoryview, int]:
+    """Return zeroed memory and its address."""
+    buffer = (ctypes.c_char * size)()
+    return memoryview(buffer).cast("B"), ctypes.addressof(buffer)
+
+
+class _Scratch(_local):
+    """What a gathering read needs while it lasts: of all readers of a thread, there may be many."""
+
+    def __init__(self) -> None:
+        self.view, self.view_address = _allocate(_KEPT_BYTES)
+        self.vector = (ctypes.c_uint64 * (2 * IOV_MAX + 2))()
+        self.words = memoryview(self.vector).cast("B").cast("Q")
+        self.address = ctypes.addressof(self.vector)
+
+
+_scratch = _Scratch()
 
 
 class Reader:
@@ -52,22 +75,15 @@ class Reader:
                 raise libc.failure("read", pid, err.errno or 0) from err
         self.can_gather = True
         """Whether process_vm_readv is allowed, as far as we know."""
-        self._grow(1 << 16)
-        self._vector = (ctypes.c_uint64 * (2 * IOV_MAX + 2))()
-        self._vector_words = memoryview(self._vector).cast("B").cast("Q")
-        self._vector_address = ctypes.addressof(self._vector)
         if self._fd < 0:
             self._check_gather()
 
     def _check_gather(self) -> None:
         """Find out whether process_vm_readv is allowed: an empty read passes all its checks."""
-        if libc.process_vm_readv(self.pid, self._vector_address, 1, self._vector_address, 1, 0) < 0:
+        nothing = (ctypes.c_uint64 * 2)()
+        address = ctypes.addressof(nothing)
+        if libc.process_vm_readv(self.pid, address, 1, address, 1, 0) < 0:
             raise libc.failure("read", self.pid, libc.get_errno())
-
-    def _grow(self, size: int) -> None:
-        self._buffer = (ctypes.c_char * size)()
-        self._view = memoryview(self._buffer).cast("B")
-        self._buffer_address = ctypes.addressof(self._buffer)
 
     @property
     def alive(self) -> bool:
@@ -136,7 +152,8 @@ class Reader:
         A range that faults ends the transfer (some of its bytes may have been copied): it is the
         last one of the result, as None.
         """
-        words = self._vector_words
+        scratch = _scratch
+        words = scratch.words
         total = 0
         last = first
         while last < len(ranges) and last - first < IOV_MAX:
@@ -152,13 +169,13 @@ class Reader:
             last += 1
         if last == first:
             return [None]
-        if total > len(self._view):
-            self._grow(total)
-        words[0] = self._buffer_address
+        view = scratch.view
+        words[0] = scratch.view_address
         words[1] = total
-        count = libc.process_vm_readv(
-            self.pid, self._vector_address, 1, self._vector_address + 16, last - first, 0
-        )
+        if total > _KEPT_BYTES:
+            view, words[0] = _allocate(total)
+        vector = scratch.address
+        count = libc.process_vm_readv(self.pid, vector, 1, vector + 16, last - first, 0)
         if count < 0:
             self.gather_failed(libc.get_errno())
             if not self.can_gather:
@@ -170,7 +187,7 @@ class Reader:
             if offset + size > count:
                 result.append(None)
                 break
-            result.append(bytes(self._view[offset : offset + size]))
+            result.append(bytes(view[offset : offset + size]))
             offset += size
         return result
 

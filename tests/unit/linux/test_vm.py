@@ -64,6 +64,14 @@ def test_read_is_exact(reader: vm.Reader, hole: int) -> None:
             reader.read(address, size)
 
 
+def test_large_reads_need_more_than_the_buffer_that_is_kept(reader: vm.Reader, hole: int) -> None:
+    whole = bytes(range(256)) * (2 * PAGE // 256)
+    count = vm.IOV_MAX + 3
+    assert count * 2 * PAGE > 2 * vm._BATCH_BYTES
+    assert reader.read_many([(hole, 2 * PAGE)] * count) == [whole] * count
+    assert reader.read_many([(hole, 4)]) == [whole[:4]]
+
+
 def test_read_many_leaves_out_only_what_faults(either: vm.Reader, hole: int) -> None:
     end = hole + 2 * PAGE
     ranges = [
