@@ -105,11 +105,11 @@ class Session:
         self._give_up_ns = time.monotonic_ns() + NO_ISOLATE_NS
         self.v8 = target.find_v8()
         if self.v8 is not None:
-            self.node_version = find_node_version(self.v8.elf)
+            self.node_version = self.v8.elf.derive(find_node_version)
             # The first time this takes half a second, later 2 ms: better now than between samples.
             self.v8.elf.functions()
             try:
-                self.layout = load_layout(self.v8.elf)
+                self.layout = self.v8.elf.derive(load_layout)
                 self.plan = make_plan(self.layout)
             except UnknownV8 as err:
                 if strict:

@@ -51,7 +51,6 @@ class NativeSymbolizer:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._frames: dict[int, tuple[Mapping, Frame]] = {}
-        self._modules: dict[tuple[str, str], Module] = {}
 
     def frame(self, pc: Address, *, is_return_address: bool) -> Frame | None:
         """Return the frame of native code at `pc`; None where no file is mapped.
@@ -75,7 +74,7 @@ class NativeSymbolizer:
 
     def _make_frame(self, pc: int, mapping: Mapping) -> Frame | None:
         if mapping.path in _KERNEL_OBJECTS:
-            module = self._module(mapping.path, "")
+            module = Module(mapping.path)
             return Frame(mapping.path, FrameKind.NATIVE, module=module, address=pc - mapping.start)
         if not mapping.is_file:
             return None
@@ -83,20 +82,36 @@ class NativeSymbolizer:
         offset = pc - mapping.start + mapping.offset
         address = None if elf is None else elf.to_address(offset)
         if elf is None or address is None:
-            return self._unnamed(self._module(mapping.path, ""), offset)
-        module = self._module(mapping.path, elf.build_id)
-        name = _find_name(elf, address)
-        if name is None:
-            return self._unnamed(module, address)
-        return Frame(clean(name), FrameKind.NATIVE, module=module, address=address)
+            return _unnamed(Module(mapping.path), offset)
+        return elf.derive(_FileFrames, mapping.path).frame(address)
 
-    def _unnamed(self, module: Module, address: int) -> Frame:
-        file_name = clean(module.path.rpartition("/")[2])
-        return Frame(f"{file_name}+{address:#x}", FrameKind.NATIVE, module=module, address=address)
 
-    def _module(self, path: str, build_id: str) -> Module:
-        key = (path, build_id)
-        return self._modules.setdefault(key, Module(*key))
+class _FileFrames:
+    """Frames of one file, the same ones in all processes that run it."""
+
+    def __init__(self, elf: ElfFile, path: str) -> None:
+        self._elf = elf
+        self._module = Module(path, elf.build_id)
+        self._frames: dict[FileAddress, Frame] = {}
+
+    def frame(self, address: FileAddress) -> Frame:
+        """Return the frame of the code at an address."""
+        frame = self._frames.get(address)
+        if frame is None:
+            if len(self._frames) >= MAX_CACHED:
+                self._frames.clear()
+            name = _find_name(self._elf, address)
+            if name is None:
+                frame = _unnamed(self._module, address)
+            else:
+                frame = Frame(clean(name), FrameKind.NATIVE, module=self._module, address=address)
+            self._frames[address] = frame
+        return frame
+
+
+def _unnamed(module: Module, address: int) -> Frame:
+    file_name = clean(module.path.rpartition("/")[2])
+    return Frame(f"{file_name}+{address:#x}", FrameKind.NATIVE, module=module, address=address)
 
 
 def _find_name(elf: ElfFile, address: FileAddress) -> str | None:

@@ -72,7 +72,7 @@ class CodeLister:
     def __init__(self, target: Target, v8: V8Binary, layout: Layout) -> None:
         self._target = target
         self._layout = layout
-        self._builtins = BuiltinTable(v8.elf, layout.embedded_blob or (0, 0))
+        self._builtins = v8.elf.derive(BuiltinTable, layout.embedded_blob or (0, 0))
         self._renew_readers()
         self._finder = ThreadFinder(target, v8, layout)
         self._code_map = CodeMap(target, v8, layout)

@@ -30,10 +30,10 @@ import struct
 from _blake2 import blake2b
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property
 from itertools import compress
-from typing import NamedTuple, Self
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 from jsspy.errors import FaultError, MalformedData, UnsupportedTarget
 from jsspy.model.units import FileAddress
@@ -65,6 +65,9 @@ _PHDR = struct.Struct("<IIQQQQQQ")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _TABLE_HEAD = struct.Struct("<QQ")
 _PAGE = 4096
+
+_Made = TypeVar("_Made")
+_Arguments = ParamSpec("_Arguments")
 
 _IS_CODE = bytes(
     1 if info & 15 in {STT_NOTYPE, STT_FUNC, STT_GNU_IFUNC} else 0 for info in range(256)
@@ -232,6 +235,7 @@ class ElfFile:
             digest.update(struct.pack("<QQQ", status.st_size, status.st_ino, status.st_ctime_ns))
         self.identity = digest.hexdigest()
         """Key for what is cached about this very file."""
+        self._derived: dict[Hashable, Any] = {}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, name: str | None = None) -> Self:
@@ -255,8 +259,30 @@ class ElfFile:
             os.close(fd)
             raise
 
+    def derive(
+        self,
+        make: Callable[Concatenate[ElfFile, _Arguments], _Made],
+        *arguments: _Arguments.args,
+        **keywords: _Arguments.kwargs,
+    ) -> _Made:
+        """Return what `make` makes of this file, the same one for all who ask.
+
+        Many processes run one program: what is known of its file is kept once, not by process.
+
+        Args:
+            make: A class or function; with its arguments it is the key.
+            arguments: What it takes beside the file; hashable.
+            keywords: Likewise.
+        """
+        key = (make, arguments, tuple(keywords.items()))
+        if key not in self._derived:
+            self._derived[key] = make(self, *arguments, **keywords)
+        made: _Made = self._derived[key]
+        return made
+
     def close(self) -> None:
         """Close the file. Reading fails from here on."""
+        self._derived.clear()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

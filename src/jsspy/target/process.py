@@ -218,7 +218,7 @@ class Target:
                 continue
             seen.add(key)
             elf = self.elf(mapping)
-            if elf is not None and elf.find_symbols(_V8_SYMBOL):
+            if elf is not None and elf.derive(ElfFile.find_symbols, _V8_SYMBOL):
                 return V8Binary(elf, self._bias(elf, key))
         return None
 

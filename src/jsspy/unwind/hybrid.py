@@ -203,7 +203,7 @@ class HybridUnwinder:
         """Return the unwind rules of a file."""
         table = self._tables.get(elf)
         if table is None:
-            table = self._tables[elf] = CfiTable(elf)
+            table = self._tables[elf] = elf.derive(CfiTable)
         return table
 
     def find_return(self, elf: ElfFile, address: int, *, is_return: bool) -> Return | None:

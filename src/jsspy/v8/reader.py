@@ -31,7 +31,7 @@ class V8Reader:
         self.codes = CodeReader(self.heap, self.functions)
         self.wasm = WasmReader(memory, v8, self.heap)
         self.decoder = FrameDecoder(layout.frame)
-        self.builtins = BuiltinTable(v8.elf, layout.embedded_blob or (0, 0))
+        self.builtins = v8.elf.derive(BuiltinTable, layout.embedded_blob or (0, 0))
         self.plan = make_plan(layout)
 
     def isolate_word(

@@ -104,3 +104,13 @@ def test_frames_are_kept_until_the_mapping_changes() -> None:
     second = native.frame(pc, is_return_address=False)
     assert second is not None
     assert second.name == f"liby.so+{TEXT_ADDRESS + 0x14:#x}"
+
+
+def test_processes_share_the_frames_of_a_file() -> None:
+    one, other = StandIn(), StandIn()
+    moved = LIBRARY._replace(start=Address(0x5000_0000), end=Address(0x5000_1000))
+    other.mappings, other.files = [moved], one.files
+    first = symbolizer(one).frame(Address(LIBRARY.start + 0x14), is_return_address=False)
+    second = symbolizer(other).frame(Address(moved.start + 0x14), is_return_address=False)
+    assert first is not None
+    assert first is second

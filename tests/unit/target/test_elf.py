@@ -55,6 +55,17 @@ def test_headers() -> None:
     assert elf.tls.memory_size == 0x18
 
 
+def test_what_is_derived_is_made_once_until_the_file_is_closed() -> None:
+    elf = ElfFile("test", build([Sym("f", at(0)), Sym("g", at(16))]))
+    pattern = re.compile(b"f")
+    symbols = elf.derive(ElfFile.find_symbols, pattern)
+    assert list(symbols) == ["f"]
+    assert elf.derive(ElfFile.find_symbols, pattern) is symbols
+    assert list(elf.derive(ElfFile.find_symbols, re.compile(b"g"))) == ["g"]
+    elf.close()
+    assert elf.derive(ElfFile.find_symbols, pattern) is not symbols
+
+
 def test_read_gives_zeros_for_bss_and_faults_outside() -> None:
     elf = ElfFile("test", build(data=b"0123456789abcdef"))
     assert elf.read(BSS_ADDRESS + 14, 6) == b"ef\0\0\0\0"
