@@ -137,7 +137,7 @@ class Resolver:
                 self._unwinder,
                 self._js,
                 self._native,
-                self._v8.decoder.types,
+                self._v8.decoder,
             )
             if self._v8 is not None and self._js is not None
             else None

@@ -22,7 +22,7 @@ is just being built) is left to the caller, who unwinds it as a whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ from jsspy.unwind.chain import decode_rows, followed_of
 from jsspy.unwind.hybrid import HybridUnwinder
 from jsspy.unwind.trail import Trail, TrailWalker
 from jsspy.v8.code import CodeObject
-from jsspy.v8.frames import FrameType
+from jsspy.v8.frames import FrameDecoder, FrameType
 from jsspy.v8.function import SharedFunctionInfo
 from jsspy.v8.layout import CodeKind
 
@@ -115,7 +115,7 @@ class ChainSymbolizer:
         unwinder: HybridUnwinder,
         js: JsSymbolizer,
         native: NativeSymbolizer,
-        types: Mapping[int, FrameType],
+        decoder: FrameDecoder,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._plan = plan
@@ -123,7 +123,7 @@ class ChainSymbolizer:
         self._unwinder = unwinder
         self._js = js
         self._native = native
-        self._types = types
+        self._decoder = decoder
         self._clock = clock
         self._bases: dict[bytes, _Base] = {}
         self._stretches: dict[bytes, _Answer] = {}
@@ -223,7 +223,7 @@ class ChainSymbolizer:
         return answer.frames, False
 
     def _name_native_leaf(self, chain: FrameChain, time_ns: int) -> tuple[Frames, bool] | None:
-        kind = self._types.get(ROW.unpack_from(chain.rows)[1])
+        kind = self._decoder.types.get(ROW.unpack_from(chain.rows)[1])
         frames: Sequence[Frame] | None = None
         if kind is not None and self._unwinder.native is NativeFrames.OFF and chain.isolate_words:
             frames = ()
@@ -249,7 +249,9 @@ class ChainSymbolizer:
         answer = self._exits.get(row)
         if answer is None or not self._check((answer,), time_ns):
             newest = _newest(chain)
-            answer = self._symbolize(decode_rows(newest.rows, newest.slots), newest, None)
+            answer = self._symbolize(
+                decode_rows(newest.rows, newest.slots, self._decoder), newest, None
+            )
             answer.in_callback = kind.is_callback or (
                 kind.has_target
                 and any(not function.builtin for function in answer.basis.functions.values())
@@ -381,7 +383,7 @@ class ChainSymbolizer:
         if any(not identity for _, identity, _ in ROW.iter_unpack(rows)):
             return None
         part = chain._replace(rows=rows, slots=slots, followed_registers=())
-        answer = self._symbolize(decode_rows(rows, slots), part, None)
+        answer = self._symbolize(decode_rows(rows, slots, self._decoder), part, None)
         _make_room(self._stretches)
         self._stretches[rows] = answer
         return answer

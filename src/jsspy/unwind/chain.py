@@ -14,6 +14,7 @@ from typing import NamedTuple
 from jsspy.model.capture import ROW, SLOTS, CapturePlan, FrameChain, RawFrame, StackSnapshot
 from jsspy.model.units import Address
 from jsspy.unwind.base import MAX_FRAMES, CodeMap, Region
+from jsspy.v8.frames import FrameDecoder
 
 _MAX_STACK_BYTES = 64 << 20
 """Largest copy that is put together: `--stack-size` allows JavaScript more than 8 MiB."""
@@ -275,17 +276,14 @@ def _object(plan: CapturePlan, word: int) -> bytes:
     return bytes(data)
 
 
-def decode_rows(rows: bytes, slots: bytes) -> list[RawFrame]:
+def decode_rows(rows: bytes, slots: bytes, decoder: FrameDecoder) -> list[RawFrame]:
     """Return V8 frames, none of which is the newest of its thread."""
-    frames = []
-    for (pc, identity, _), (fp, marker, *words) in zip(
-        ROW.iter_unpack(rows), SLOTS.iter_unpack(slots), strict=True
-    ):
-        # Up to V8 4.6 markers are where other frames have their function: it is the identity then.
-        is_marker = identity and not identity & 1
-        named = (identity if is_marker else marker, *words)
-        frames.append(RawFrame(Address(pc), is_return_address=True, fp=fp, words=named))
-    return frames
+    return [
+        RawFrame(Address(pc), is_return_address=True, fp=fp, words=decoder.arrange(*words))
+        for (pc, _, _), (fp, *words) in zip(
+            ROW.iter_unpack(rows), SLOTS.iter_unpack(slots), strict=True
+        )
+    ]
 
 
 def whole(chain: FrameChain, plan: CapturePlan) -> StackSnapshot:

@@ -178,12 +178,16 @@ class FrameDecoder:
             part = stack[max(0, first) : max(0, first + self.size)]
             words = self._unpack((bytes(before) + part).ljust(self.size, b"\0"), 0)
         marker, function, array, offset, target = self._order
-        if self._at_function:
-            context = self._old_marker(words[marker], words[function])
-            return FrameWords(context, words[function], words[array], words[offset], words[target])
-        return FrameWords(
+        return self.arrange(
             words[marker], words[function], words[array], words[offset], words[target]
         )
+
+    def arrange(
+        self, context: int, function: int, array: int, offset: int, target: int
+    ) -> FrameWords:
+        """Return the words of a frame, given those at the slots of the plan."""
+        marker = self._old_marker(context, function) if self._at_function else context
+        return FrameWords(marker, function, array, offset, target)
 
     def _old_marker(self, context: int, function: int) -> int:
         """Return the marker of a frame of V8 4.6 or earlier, or its context if it has none."""

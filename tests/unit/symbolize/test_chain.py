@@ -61,7 +61,7 @@ class Program:
             world.unwinder,
             JsSymbolizer(world.reader, world.code),
             NativeSymbolizer(world.target),
-            world.reader.decoder.types,
+            world.reader.decoder,
             clock=lambda: self.now,
         )
 
