@@ -50,7 +50,7 @@ from jsspy.model.profile import (
 from jsspy.model.sample import LossReason, RawSample, Sample
 from jsspy.model.units import Pid, Tid
 from jsspy.session import STARTING_POLL_S, Session, TargetInfo, open_session, read_image, read_proc
-from jsspy.symbolize.original import MappingStats, ScriptLog, map_frames
+from jsspy.symbolize.original import MappingStats, PastScripts, ScriptLog, map_frames
 from jsspy.symbolize.packages import name_packages
 from jsspy.symbolize.sources import keep_sources
 from jsspy.target.process import Target, V8Binary
@@ -70,6 +70,12 @@ _HELPERS = {
     "TraceWriter": "TraceWriter",
 }
 """Part of the function that a thread runs -> its name."""
+
+MAX_NOTED = 10
+"""Processes of which the same is said one by one."""
+
+_STRANGERS = 64
+"""How many there are before those are looked for that are gone."""
 
 MAX_DESCENDANTS = 100
 """Of a process that is not node, looked at for one that is."""
@@ -128,6 +134,15 @@ class Status(NamedTuple):
     """Now."""
 
 
+@dataclass(slots=True)
+class _Noted:
+    """Something that was said of processes: how often, and how and where the last time."""
+
+    count: int = 0
+    text: str = ""
+    last: int = -1
+
+
 class Recorder:
     """Samples one or more targets with one engine into one profile."""
 
@@ -168,14 +183,18 @@ class Recorder:
         """What came of source mapping, once the recording is over."""
         self._sessions: dict[Pid, Session] = {}
         self._strangers: dict[Pid, bytes] = {}
-        """Children that are not node, or not readable, and the image in which they were not."""
+        """Processes that were looked at, and the image that they had then: if they are not node, or
+        not readable, they still are not. Those that are gone are forgotten now and then."""
+        self._max_strangers = _STRANGERS
         self._past_js_frames = 0
         self._past_js_frames_named = 0
         self._taken = SamplingStats()
         """The account up to the last `take_profile`."""
-        self._past_scripts: list[ScriptLog] = []
+        self._past_scripts = PastScripts()
         self._unresolved = 0
-        self._thread_index: dict[tuple[Pid, Tid], int] = {}
+        self._thread_index: dict[Pid, dict[Tid, int]] = {}
+        self._noted: dict[str, _Noted] = {}
+        """What was said of processes, without their numbers."""
         self._cpu_start_ns = time.process_time_ns()
 
     def __enter__(self) -> Self:
@@ -195,9 +214,7 @@ class Recorder:
             session.close()
         self._sessions.clear()
         self.engine.close()
-        for log in self._past_scripts:
-            log.close()
-        self._past_scripts.clear()
+        self._past_scripts.close()
 
     def add(self, pid: int, *, starting: bool = False) -> Target:
         """Add a process.
@@ -241,6 +258,13 @@ class Recorder:
         image = read_image(pid)
         if pid in self._sessions or not image or self._strangers.get(pid) == image:
             return
+        if len(self._strangers) >= self._max_strangers:
+            self._strangers = {
+                other: known
+                for other, known in self._strangers.items()
+                if read_image(other) == known
+            }
+            self._max_strangers = max(_STRANGERS, 2 * len(self._strangers))
         self._strangers[pid] = image
         try:
             session = self._open(pid)
@@ -253,7 +277,7 @@ class Recorder:
         except (PermissionDenied, UnsupportedTarget) as err:
             if self._options.strict:
                 raise
-            self.profile.meta.notes.append(f"process {pid} is left out: {err.message}")
+            self._note(pid, f" is left out: {err.message}")
 
     def _open(self, pid: Pid) -> Session:
         """Open a process as the options say; see `open_session` for what is raised."""
@@ -302,11 +326,12 @@ class Recorder:
             meta.duration_ns = time.monotonic_ns() - meta.start_ns if meta.start_ns else 0
         if self.governor is not None:
             self.profile.meta.notes.append(self.governor.describe())
-        logs = [*self._past_scripts, *(it.scripts for it in self._sessions.values())]
+        live = [session.scripts for session in self._sessions.values()]
+        logs: list[ScriptLog | PastScripts] = [self._past_scripts, *live]
         if self._options.source_maps:
             self.mapping = map_frames(self.profile, logs, self._options.map_directory)
-        roots = {log.pid: log.root for log in logs if log.root is not None}
-        name_packages(self.profile, roots)
+        roots = {log.pid: log.root for log in live if log.root is not None}
+        name_packages(self.profile, self._past_scripts.roots | roots)
         if self._options.sources:
             keep_sources(self.profile, logs)
         self.update_stats()
@@ -352,10 +377,10 @@ class Recorder:
         functions = session.resolver.functions
         if functions is not None and (self._options.source_maps or self._options.sources):
             session.scripts.update(functions)
-        key = (raw.pid, raw.tid)
-        index = self._thread_index.get(key)
+        threads = self._thread_index.setdefault(raw.pid, {})
+        index = threads.get(raw.tid)
         if index is None:
-            index = self._thread_index[key] = self._add_thread(session, result)
+            index = threads[raw.tid] = self._add_thread(session, result)
         self.profile.add(result, index)
 
     def _add_thread(self, session: Session, sample: Sample) -> int:
@@ -385,13 +410,13 @@ class Recorder:
                 if self._options.strict or (len(self._sessions) == 1 and not self._options.wait):
                     raise
                 self._drop(pid)
-                self.profile.meta.notes.append(f"process {pid} is left out: {err.message}")
+                self._note(pid, f" is left out: {err.message}")
             except (PermissionDenied, UnsupportedTarget) as err:
                 # It called exec and became a program that we may not or cannot read.
                 if self._options.strict:
                     raise
                 self._drop(pid)
-                self.profile.meta.notes.append(f"process {pid} was left: {err.message}")
+                self._note(pid, f" was left: {err.message}")
         if self._options.follow_children:
             self._adopt()
 
@@ -417,7 +442,7 @@ class Recorder:
         self._forget(old)
         if old.threads:
             self.engine.remove_target(pid)
-        old.target.close()
+        old.close()
         self._keep(session)
         return session
 
@@ -431,14 +456,14 @@ class Recorder:
         if session is not None:
             self._forget(session)
             self.engine.remove_target(pid)
-            session.target.close()
+            session.close()
+            self._thread_index.pop(pid, None)
 
     def _forget(self, session: Session) -> None:
         """Keep of a process that is to be closed what the account of the recording needs."""
         self._past_js_frames += session.resolver.js_frames
         self._past_js_frames_named += session.resolver.js_frames_named
-        session.scripts.detach()
-        self._past_scripts.append(session.scripts)
+        self._past_scripts.add(session.scripts)
 
     def _introduce(self, session: Session) -> None:
         """Write down whom we sample, once."""
@@ -452,7 +477,22 @@ class Recorder:
             meta.node_version = info.node_version or ""
             meta.v8_version = info.v8_version or ""
         if session.note is not None:
-            meta.notes.append(f"process {info.pid}: {session.note}")
+            self._note(info.pid, f": {session.note}")
+
+    def _note(self, pid: Pid, text: str) -> None:
+        """Say something of a process; where it is the same of very many, of how many."""
+        notes = self.profile.meta.notes
+        key = text.replace(str(pid), "")
+        noted = self._noted.get(key)
+        if noted is None:
+            noted = self._noted[key] = _Noted()
+        noted.count += 1
+        if noted.count <= MAX_NOTED:
+            noted.last, noted.text = len(notes), f"process {pid}{text}"
+            notes.append(noted.text)
+        else:
+            more = noted.count - MAX_NOTED
+            notes[noted.last] = f"{noted.text} (and the same of {more} more)"
 
     def _adopt(self) -> None:
         """Pick up child processes that are node."""
@@ -504,10 +544,9 @@ class Recorder:
         self._thread_index.clear()
         # What ended is of no further interest: memory stays as it is however long this goes on.
         self.infos = {pid: info for pid, info in self.infos.items() if pid in self._sessions}
+        self._noted.clear()
         if not self._options.source_maps and not self._options.sources:
-            for log in self._past_scripts:
-                log.close()
-            self._past_scripts.clear()
+            self._past_scripts.close()
         before, self._taken = self._taken, copy.deepcopy(taken.stats)
         taken.stats = _difference(taken.stats, before)
         return taken

@@ -158,6 +158,11 @@ class Resolver:
                 self._async = AsyncReader(self._v8.heap, where)
                 self._awaiting = AwaitingSymbolizer(self._v8, self._code, self._js, self._async)
 
+    def close(self) -> None:
+        """Forget the process; only the counts stay."""
+        if self._v8 is not None:
+            self._v8.close()
+
     @property
     def stopped_reader(self) -> StoppedReader | None:
         """What must read while a thread is stopped, for callers that wait; None: nothing."""

@@ -127,8 +127,9 @@ class Session:
         self.scripts = ScriptLog(target.pid)
 
     def close(self) -> None:
-        """Close the process, and what was kept of its scripts."""
+        """Close the process, and forget what was read of it."""
         self.scripts.close()
+        self.resolver.close()
         self.target.close()
 
     @property

@@ -43,6 +43,8 @@ class RootDirectory:
 
     def __init__(self, pid: int) -> None:
         self._fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.place = _find_place(self._fd)
+        """Mount and inode: equal where other processes have the very same root. None: not known."""
 
     def read(self, path: str, limit: int) -> bytes:
         """Return the contents of a regular file.
@@ -53,8 +55,10 @@ class RootDirectory:
 
         Raises:
             OSError: There is no such file, it may not be read, is no regular file (EINVAL), or is
-                larger than `limit` (EFBIG).
+                larger than `limit` (EFBIG); or this is closed (ESTALE).
         """
+        if self._fd < 0:
+            raise OSError(errno.ESTALE, "its process ended long ago", path)
         descriptor = self._open(os.fsencode(path))
         with open(descriptor, "rb") as file:  # noqa: PTH123 - not a path
             status = os.fstat(descriptor)
@@ -92,5 +96,20 @@ class RootDirectory:
             os.close(mine)
 
     def close(self) -> None:
-        """Close it."""
-        os.close(self._fd)
+        """Close it. Reading fails from here on."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _find_place(descriptor: int) -> tuple[int, int] | None:
+    """Return the mount that a file is on and its inode, which no other has while it is open.
+
+    Source: Documentation/filesystems/proc.rst, /proc/PID/fdinfo, at v6.12.
+    """
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:  # noqa: PTH123 - takes 4 ms
+            fields = dict(line.split(b":\t", 1) for line in file if b":\t" in line)
+        return int(fields[b"mnt_id"]), os.fstat(descriptor).st_ino
+    except (OSError, KeyError, ValueError):
+        return None

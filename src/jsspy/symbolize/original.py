@@ -27,6 +27,7 @@ import errno
 import os
 import posixpath
 import re
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -55,6 +56,10 @@ _FIRST_WITHOUT_WRAPPER = 12
 
 MAX_LOGGED = 1 << 16
 """Scripts of one process that are noted: a program that makes them without end runs out of ids."""
+
+MAX_PAST_ROOTS = 64
+"""Root directories that stay open of processes that have ended: containers come and go, and none is
+cleared away altogether as long as somebody has its root open."""
 
 MAX_INDEXED = 1 << 17
 """Files of the user's directory that are looked at."""
@@ -95,6 +100,7 @@ class ScriptLog:
 
     def __init__(self, pid: int) -> None:
         self.scripts: dict[_Key, Noted] = {}
+        self.ambiguous: Collection[_Key] = ()
         self.pid = pid
         self.root: RootDirectory | None = None
         """Of the process; None until it had a script."""
@@ -118,9 +124,9 @@ class ScriptLog:
                 if noted is not None:
                     noted.script = script
                 elif len(self.scripts) < MAX_LOGGED:
-                    self.scripts[key] = Noted(
-                        script.source_mapping_url, script, self.root, self._is_our_user
-                    )
+                    # Equal in all processes that run it; a data: url may have megabytes.
+                    url = sys.intern(script.source_mapping_url)
+                    self.scripts[key] = Noted(url, script, self.root, self._is_our_user)
         except ProcessExited:
             self.detach()
 
@@ -135,6 +141,60 @@ class ScriptLog:
         if self.root is not None:
             self.root.close()
             self.root = None
+
+
+class PastScripts:
+    """The scripts of processes that have ended, each of them once, however many had it.
+
+    A recording of processes that come and go keeps what is different about them: not a note of each
+    script for each of them, and one descriptor for all that had the same root directory.
+    """
+
+    def __init__(self) -> None:
+        self.scripts: dict[_Key, Noted] = {}
+        self.ambiguous: set[_Key] = set()
+        """Those that are not told apart; see `merge_logs`."""
+        self.roots: dict[int, RootDirectory] = {}
+        """By pid."""
+        self._places: dict[tuple[int, int], RootDirectory] = {}
+
+    def add(self, log: ScriptLog) -> None:
+        """Take over the log of a process that is gone, or about to be closed."""
+        log.detach()
+        root = self._take_root(log)
+        for key, noted in log.scripts.items():
+            other = self.scripts.get(key)
+            if other is not None:
+                if other.mapping_url != noted.mapping_url:
+                    self.ambiguous.add(key)
+            elif len(self.scripts) < MAX_LOGGED:
+                self.scripts[key] = Noted(noted.mapping_url, None, root, noted.is_our_user)
+
+    def _take_root(self, log: ScriptLog) -> RootDirectory | None:
+        """Return a log's root directory, or the same one of another process."""
+        root, log.root = log.root, None
+        if root is None:
+            return None
+        place = root.place or (-1, log.pid)
+        known = self._places.get(place)
+        if known is not None:
+            root.close()
+            root = known
+        else:
+            while len(self._places) >= MAX_PAST_ROOTS:
+                self._places.pop(next(iter(self._places))).close()
+            self._places[place] = root
+        self.roots[log.pid] = root
+        return root
+
+    def close(self) -> None:
+        """Forget them, and close the root directories."""
+        self.scripts.clear()
+        self.ambiguous.clear()
+        self.roots.clear()
+        for root in self._places.values():
+            root.close()
+        self._places.clear()
 
 
 @dataclass(slots=True)
@@ -159,7 +219,7 @@ class MappingStats:
 
 
 def map_frames(
-    profile: Profile, logs: Iterable[ScriptLog], directory: str | None = None
+    profile: Profile, logs: Iterable[ScriptLog | PastScripts], directory: str | None = None
 ) -> MappingStats:
     """Fill in the original positions and names of a profile's frames.
 
@@ -225,7 +285,7 @@ class LiveMapper:
                 root.close()
                 del self._roots[pid]
                 self._scripts = {key: it for key, it in self._scripts.items() if key[0] != pid}
-                self._packages.forget(pid)
+                self._packages.forget(root)
         for pid in versions:
             if pid not in self._roots:
                 with suppress(OSError):
@@ -274,15 +334,16 @@ def _major(version: str) -> int:
     return int(match[1]) if match else 0
 
 
-def merge_logs(logs: Iterable[ScriptLog]) -> dict[_Key, Noted]:
+def merge_logs(logs: Iterable[ScriptLog | PastScripts]) -> dict[_Key, Noted]:
     """Put the scripts of all processes together, without those that are not told apart.
 
     Script ids are counted per isolate. With a name, the same id and the same comment it is the same
     script; two evals with one id need not be.
     """
     result: dict[_Key, Noted] = {}
-    different = set()
+    different: set[_Key] = set()
     for log in logs:
+        different.update(log.ambiguous)
         for key, noted in log.scripts.items():
             other = result.setdefault(key, noted)
             if other.mapping_url != noted.mapping_url:

@@ -33,13 +33,13 @@ class PackageReader:
     """Reads package.json of directories in node_modules, each once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, str], str] = {}
-        """By pid and directory; "" is not known."""
+        self._known: dict[tuple[RootDirectory, str], str] = {}
+        """"" is not known."""
         self._room = MAX_TOTAL_BYTES
 
-    def forget(self, pid: int) -> None:
-        """Read the packages of a process again: it is another program."""
-        self._known = {key: name for key, name in self._known.items() if key[0] != pid}
+    def forget(self, root: RootDirectory) -> None:
+        """Read no more of a root directory."""
+        self._known = {key: name for key, name in self._known.items() if key[0] is not root}
 
     def name_frame(
         self, frame: Frame, pids: Collection[int], roots: Mapping[int, RootDirectory]
@@ -49,17 +49,18 @@ class PackageReader:
         Args:
             frame: After source mapping, if it is to be mapped.
             pids: In which it was seen.
-            roots: Of processes that may be read.
+            roots: Of processes that may be read; those that share one are asked once.
         """
         directory = package_directory(frame)
         if not directory.startswith("/"):
             return frame
         # Two containers may have different versions at one path.
-        found = {self._find(pid, roots[pid], directory) for pid in pids if pid in roots} - {""}
+        places = {roots[pid] for pid in pids if pid in roots}
+        found = {self._find(root, directory) for root in places} - {""}
         return frame._replace(package=found.pop()) if len(found) == 1 else frame
 
-    def _find(self, pid: int, root: RootDirectory, directory: str) -> str:
-        key = pid, directory
+    def _find(self, root: RootDirectory, directory: str) -> str:
+        key = root, directory
         name = self._known.get(key)
         if name is None:
             if len(self._known) >= MAX_DIRECTORIES or self._room < MAX_FILE_BYTES:

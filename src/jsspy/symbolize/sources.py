@@ -19,7 +19,14 @@ from collections.abc import Callable, Iterable
 from jsspy.model.names import clean, path_of
 from jsspy.model.profile import Profile
 from jsspy.model.stack import FrameKind, Location
-from jsspy.symbolize.original import Noted, ScriptLog, merge_logs, read_file, read_text
+from jsspy.symbolize.original import (
+    Noted,
+    PastScripts,
+    ScriptLog,
+    merge_logs,
+    read_file,
+    read_text,
+)
 
 MAX_TOTAL = 4 << 20
 """Characters kept, line breaks included."""
@@ -38,7 +45,7 @@ _MAX_FILE_BYTES = 64 << 20
 
 def keep_sources(
     profile: Profile,
-    logs: Iterable[ScriptLog],
+    logs: Iterable[ScriptLog | PastScripts],
     clock: Callable[[], int] = time.monotonic_ns,
 ) -> None:
     """Put into `profile.sources` the lines that its frames execute.

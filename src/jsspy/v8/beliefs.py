@@ -47,6 +47,10 @@ class Beliefs:
         self.add_many = self._entries.update
         self.generation = 0
 
+    def clear(self) -> None:
+        """Forget what was believed without a look."""
+        self._entries.clear()
+
     def confirm(self) -> bool:
         """Look at everything that was believed, and forget what has changed.
 

@@ -243,6 +243,14 @@ class CodeReader:
             code.instruction_start + 8 if code.instruction_start_is_pointer else 0,
         )
 
+    def close(self) -> None:
+        """Forget everything: what is remembered leads back here, and would keep all of it alive."""
+        self._roots.clear()
+        self._starts.clear()
+        self._codes.clear()
+        self._bytecode_tables.clear()
+        self._legacy = None
+
     # Finding code
 
     def learn_isolate(self, isolate: int) -> None:

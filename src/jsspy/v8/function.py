@@ -28,6 +28,7 @@ where it has one; the positions are known then, and tell where the tail is.
 from __future__ import annotations
 
 import re
+import sys
 import time
 from array import array
 from bisect import bisect_left
@@ -192,7 +193,8 @@ class Script:
         self.gone = False
         self.line_offset = smi_value(_word(words, objects.script_line_offset))
         self.column_offset = smi_value(_word(words, objects.script_column_offset))
-        self.name = _read_text(heap, _word(words, objects.script_name))
+        # Processes that run one program have the same names.
+        self.name = sys.intern(_read_text(heap, _word(words, objects.script_name)))
         source_url = objects.script_source_url
         self.source_url = "" if source_url is None else _read_text(heap, _word(words, source_url))
         """What a `//# sourceURL=` comment says, else ""."""
@@ -352,6 +354,11 @@ class FunctionReader:
         self.scripts_read = 0
         """How often a script was read that was not known: while it stays, `scripts` does."""
 
+    def close(self) -> None:
+        """Forget everything: what is remembered leads back here, and would keep all of it alive."""
+        self._functions.clear()
+        self._scripts.clear()
+
     def scripts(self) -> list[Script]:
         """Return the scripts of the functions that were read of late."""
         return list(self._scripts.values())
@@ -442,6 +449,7 @@ class FunctionReader:
                 and self._type_of(data_word, data_words) == types.oddball
             )
         )
+        name = sys.intern(name)
         info = SharedFunctionInfo(sfi, name, script, start, end, bytecode_array, builtin)
         if len(self._functions) >= MAX_FUNCTIONS:
             self._functions.clear()

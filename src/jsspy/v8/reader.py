@@ -34,6 +34,12 @@ class V8Reader:
         self.builtins = v8.elf.derive(BuiltinTable, layout.embedded_blob or (0, 0))
         self.plan = make_plan(layout)
 
+    def close(self) -> None:
+        """Forget what was read of the process. Nothing can be read from here on."""
+        self.heap.beliefs.clear()
+        self.functions.close()
+        self.codes.close()
+
     def isolate_word(
         self, snapshot: StackSnapshot | FrameChain, slot: int | None, size: int = 8
     ) -> int:

@@ -149,7 +149,10 @@ def run_self_test(memory: Memory, v8: V8Binary, layout: Layout, isolate: int) ->
         ]
     if layout.code.legacy is not None and layout.code.legacy.relocation_encoding is not None:
         tried.append(("positions", test.check_relocation))
-    checks = tuple(Check(name, *_try(check)) for name, check in tried)
+    try:
+        checks = tuple(Check(name, *_try(check)) for name, check in tried)
+    finally:
+        test.close()
     if any(check.passed is False for check in checks):
         confidence = Confidence.FAILED
     elif layout.derived or any(check.passed is None for check in checks):
@@ -179,9 +182,16 @@ class _Test:
         self._isolate = isolate
         self._heap = Heap(memory, layout)
         self._reader = FunctionReader(self._heap)
+        self._codes = CodeReader(self._heap, self._reader)
         self._builtins = builtin_symbols(elf)
         self._scripts: list[Script] = []
         self._functions: list[SharedFunctionInfo] = []
+
+    def close(self) -> None:
+        """Forget what was read."""
+        self._heap.beliefs.clear()
+        self._reader.close()
+        self._codes.close()
 
     def check_context(self) -> _Finding:
         """Look for well-known functions in the isolate's context."""
@@ -360,7 +370,7 @@ class _Test:
         strange = [it.name for it in self._functions if not self._has_code(it)]
         if self._layout.types.uncompiled_data and strange:
             return False, f"{strange[0]!r} and {len(strange) - 1} more have no code"
-        reader = CodeReader(self._heap, self._reader)
+        reader = self._codes
         tried = placed = 0
         for function in self._functions:
             array = function.bytecode_array
@@ -410,7 +420,7 @@ class _Test:
             return False, "the Codes of V8's builtins were not found"
         stream = self._layout.types.instruction_stream
         wanted = self._layout.types.code if stream < 0 else stream
-        if CodeReader(self._heap, self._reader).find_map(self._isolate, wanted) is None:
+        if self._codes.find_map(self._isolate, wanted) is None:
             return False, "what is made of scripts has no map"
         kinds = Counter(
             (_int32(head, code.flags) >> code.kind_shift) & code.kind_mask for head in codes

@@ -18,7 +18,7 @@ from jsspy.model.names import display_name, display_place
 from jsspy.model.profile import Profile
 from jsspy.model.stack import Frame, FrameKind, Location
 from jsspy.symbolize import original
-from jsspy.symbolize.original import MappingStats, ScriptLog, map_frames
+from jsspy.symbolize.original import MappingStats, PastScripts, ScriptLog, map_frames
 from maps import Segment, encode
 
 CODE = "function a(b){return b(c=>c)}var d=e=>e+1,f=function(g){};\n"
@@ -89,7 +89,7 @@ def logged(*scripts: Script) -> ScriptLog:
 
 
 def mapped(
-    frames: Sequence[Frame], *logs: ScriptLog, directory: Path | None = None
+    frames: Sequence[Frame], *logs: ScriptLog | PastScripts, directory: Path | None = None
 ) -> tuple[list[Frame], MappingStats]:
     profile = Profile()
     for one in frames:
@@ -283,6 +283,71 @@ def test_files_are_those_of_the_target(tmp_path: Path) -> None:
                 root.read(path, limit)
     finally:
         root.close()
+
+
+def count_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_of_processes_that_ended_what_is_the_same_is_kept_once(tmp_path: Path) -> None:
+    url = str(tmp_path / "x.js")
+    (tmp_path / "x.js").write_text(CODE)
+    (tmp_path / "x.js.map").write_bytes(source_map(encode(NAMED)))
+    past = PastScripts()
+    before = count_descriptors()
+    for pid in range(100):
+        log = logged(Script(url, CODE, "x.js.map"))
+        log.pid = pid
+        past.add(log)
+        assert log.root is None
+        log.close()
+    assert len(past.scripts) == 1
+    assert len(past.roots) == 100
+    assert count_descriptors() == before + 1
+    frames = [frame("a", url, (1, 15), (1, 11))]
+    _, stats = mapped(frames, past)
+    assert (stats.maps, stats.frames) == (1, 1)
+    # Not gone, but read no more.
+    assert all(noted.script is None for noted in past.scripts.values())
+    past.close()
+    assert count_descriptors() == before
+
+
+def test_scripts_of_processes_that_ended_are_not_mixed_up(tmp_path: Path) -> None:
+    url = str(tmp_path / "x.js")
+    (tmp_path / "x.js.map").write_bytes(source_map(encode(NAMED)))
+    frames = [frame("a", url, (1, 15), (1, 11))]
+    past = PastScripts()
+    for mapping_url in ("x.js.map", "other.map", "x.js.map"):
+        past.add(logged(Script(url, CODE, mapping_url)))
+    assert mapped(frames, past)[0] == frames
+    assert mapped(frames, past, logged(Script(url, CODE, "x.js.map")))[0] == frames
+    past.close()
+    past.add(logged(Script(url, CODE, "x.js.map")))
+    assert mapped(frames, past)[1].frames == 1
+    past.close()
+
+
+def test_roots_of_processes_that_ended_have_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(original, "MAX_PAST_ROOTS", 2)
+    past = PastScripts()
+    before = count_descriptors()
+    for number in range(5):
+        (tmp_path / f"{number}.js.map").write_bytes(source_map(encode(NAMED)))
+        log = logged(Script(str(tmp_path / f"{number}.js"), CODE, f"{number}.js.map"))
+        assert log.root is not None
+        log.root.place = (1, number)
+        past.add(log)
+    assert count_descriptors() == before + 2
+    frames = [frame("a", str(tmp_path / f"{number}.js"), (1, 15), (1, 11)) for number in range(5)]
+    _, stats = mapped(frames, past)
+    assert stats.maps == 2
+    assert stats.missing == [
+        f"{tmp_path}/{number}.js.map: its process ended long ago" for number in range(3)
+    ]
+    past.close()
 
 
 @given(st.text(), st.text(), st.lists(st.tuples(st.integers(0, 70), st.integers(0, 5)), max_size=5))
