@@ -138,15 +138,21 @@ def _check_engines(pid: int | None) -> list[Check]:
     checks, chosen = [], False
     try:
         for name, kind in ENGINES.items():
-            with kind(_TEST_RATE_HZ) as engine:
-                rung = engine.probe(target)
-            modes = ", ".join(mode.value for mode in Mode if mode in kind.modes)
-            finding = f"works, measures {modes}; {_COSTS[name]}" if rung.available else rung.reason
-            if rung.available and not chosen:
+            rungs = {}
+            for mode in Mode:
+                if mode in kind.modes:
+                    with kind(_TEST_RATE_HZ, mode=mode) as engine:
+                        rungs[mode] = engine.probe(target)
+            modes = ", ".join(mode.value for mode, rung in rungs.items() if rung.available)
+            refused = next((rung for rung in rungs.values() if not rung.available), None)
+            finding = f"works, measures {modes}; {_COSTS[name]}" if modes else ""
+            if rungs[Mode.CPU].available and not chosen:
                 chosen = True
                 finding += "; --engine auto takes this one"
-            ok = True if rung.available else None
-            checks.append(Check(f"engine {name}", ok, finding, rung.hint))
+            if refused is not None:
+                finding += f"; no more: {refused.reason}" if modes else refused.reason
+            hint = refused.hint if refused is not None else None
+            checks.append(Check(f"engine {name}", bool(modes) or None, finding, hint))
     finally:
         target.close()
     if not chosen:
