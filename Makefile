@@ -9,6 +9,8 @@ MODERN := 12.22.12 14.21.3 16.20.2 18.20.8 20.20.2 22.23.3 24.15.0 26.10.0
 LEGACY := 0.10.48 0.12.18 4.9.1 6.17.1 8.17.0 10.24.1
 # First patch releases and lines without long-term support.
 ODD := 6.0.0 11.0.0 12.0.0 15.0.0 16.0.0 19.0.0 22.0.0 23.0.0 25.0.0
+# Suites of Debian, and versions of Linux in them.
+KERNELS ?= bullseye bookworm trixie sid
 export JSSPY_NODES ?= $(abspath $(NODES))
 JOBS ?= 2
 REAL := tests/live tests/consumers tests/browser
@@ -17,7 +19,7 @@ BESIDE = -n $(JOBS) --dist worksteal
 # run again with nothing beside it, twice at most, and has to pass.
 AGAIN = --last-failed --last-failed-no-failures none
 
-.PHONY: help example check test unit live consumers docs man browser bench bpf nodes clean format
+.PHONY: help example check test unit live consumers docs man browser bench kernels bpf nodes clean format
 
 help: ## list what can be done
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -57,6 +59,9 @@ browser: $(VENV)/developing browser-installed ## the viewer in Chromium
 bench: $(VENV)/developing nodes perf-installed ## cost of jsspy and of other profilers, against bench/budget.toml (20 minutes)
 	$(BIN)/python bench/run.py
 
+kernels: $(VENV)/developing nodes qemu-installed ## every engine under other kernels, emulated (3 minutes each); KERNELS="bookworm/6.1" chooses
+	$(BIN)/python tools/try_kernels.py $(CACHE)/kernels $(KERNELS)
+
 bpf: $(VENV)/developing ## compile the program for the kernel again
 	$(BIN)/python setup.py --quiet build_bpf
 
@@ -79,10 +84,13 @@ define from_distribution
 endef
 
 # FlameGraph's other scripts are in no package of Debian, npm or PyPI.
-.PHONY: consumers-installed browser-installed shells-installed
+.PHONY: consumers-installed browser-installed shells-installed qemu-installed
 consumers-installed: $(CACHE)/consumers/installed
 	$(call from_distribution,/usr/share/perl5/Devel/NYTProf/flamegraph.pl:libdevel-nytprof-perl \
 	  prometheus:prometheus go:golang-go)
+
+qemu-installed:
+	$(call from_distribution,qemu-system-x86_64:qemu-system-x86)
 
 shells-installed:
 	$(call from_distribution,zsh:zsh fish:fish)

