@@ -173,8 +173,8 @@ def main() -> None:
         raise SystemExit(__doc__)
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
-    failures = []
-    for index, wanted in enumerate(sys.argv[2:]):
+    headings, failures = "", []
+    for wanted in sys.argv[2:]:
         kernel = fetch(directory, wanted)
         log, results = kernel.image.with_name("log"), kernel.image.with_name("results.xml")
         results.unlink(missing_ok=True)
@@ -182,12 +182,13 @@ def main() -> None:
             boot(kernel, log, results)
             cells, failed = read_results(results)
         except (subprocess.SubprocessError, OSError, ET.ParseError) as err:
-            cells, failed = {}, [f"{err}; see {log}"]
-        if not index:
-            print("| kernel |", " | ".join(cells), "|")
+            cells, failed = {}, [str(err)]
+        if cells and not headings:
+            headings = " | ".join(("kernel", *cells))
+            print("|", headings, "|")
             print("|---" * (1 + len(cells)) + "|")
         print("|", wanted, "|", " | ".join(cells.values()), "|", flush=True)
-        failures += [f"{wanted}: {text}" for text in failed]
+        failures += [f"{wanted}: {text}\nSee {log}" for text in failed]
     if failures:
         raise SystemExit("\n".join(failures))
 
