@@ -20,6 +20,7 @@ import mmap
 import os
 import struct
 import time
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from jsspy.errors import JsspyError, ProcessExited
@@ -65,13 +66,23 @@ _REGISTER_BITS: Final = (
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
 )
 _REGISTER_MASK: Final = sum(1 << bit for bit, name in enumerate(_REGISTER_BITS) if name)
-_REGISTERS: Final = struct.Struct(f"<{sum(map(bool, _REGISTER_BITS))}Q")
-_REGISTER_ORDER: Final = tuple(
-    [name for name in _REGISTER_BITS if name].index(field) if field in _REGISTER_BITS else -1
-    for field in Registers._fields
+_REGISTER_ORDER: Final = itemgetter(
+    *(
+        [name for name in _REGISTER_BITS if name].index(field) if field in _REGISTER_BITS else -1
+        for field in Registers._fields
+    )
 )
+"""Picks the fields of `Registers` from those of the kernel, behind which stands a 0."""
 
 _HEADER: Final = struct.Struct("<IHH")
+_LOST: Final = struct.Struct("<8xQ")
+_TIME_AND_COUNT: Final = struct.Struct("<8xQQ")
+_USER: Final = struct.Struct(f"<Q{sum(map(bool, _REGISTER_BITS))}QQ")
+"""The kind of registers (0: none), the registers, and the room for the stack."""
+_FRONT_BYTES: Final = 2048
+"""As much as is before the stack, unless kernel.perf_event_max_stack was raised from 127."""
+_MAX_RECORD_BYTES: Final = 1 << 16
+
 _HEAD: Final = 1024 // 8
 _TAIL: Final = 1032 // 8
 """`data_head` and `data_tail` of struct perf_event_mmap_page, in words."""
@@ -97,6 +108,17 @@ class Dump(NamedTuple):
     stack: bytes
     """From rsp on, as much as was asked for or as could be read."""
     kernel_chain: tuple[int, ...]
+
+
+class Front(NamedTuple):
+    """What comes before the stack in a sample record."""
+
+    time_ns: int
+    registers: Registers
+    kernel_chain: tuple[int, ...]
+    size: int
+    """Of all this, in bytes."""
+    stack_room: int
 
 
 def open_clock(
@@ -217,28 +239,52 @@ class Ring:
     def read(self) -> list[Dump]:
         """Return the samples that have arrived, and make room."""
         head, tail = self._words[_HEAD], self._words[_TAIL]
-        data, size = self._data, self._size
         dumps = []
         while tail < head:
-            at = tail % size
             # Records are multiples of 8 bytes, so a header is never split.
-            kind, _, length = _HEADER.unpack_from(data, at)
+            kind, _, length = _HEADER.unpack_from(self._data, tail % self._size)
             if length < _HEADER.size or length > head - tail:
                 tail = head  # cannot be; do not loop over it
                 break
-            end = at + length
-            record = bytes(data[at + 8 : min(end, size)])
-            if end > size:
-                record += bytes(data[: end - size])
-            tail += length
             if kind == _RECORD_SAMPLE:
-                dump = decode_sample(record, kernel=self._kernel)
+                dump = self._read_sample(tail + _HEADER.size, tail + length)
                 if dump is not None:
                     dumps.append(dump)
             elif kind == _RECORD_LOST:
-                self.lost += struct.unpack_from("<Q", record, 8)[0]
+                self.lost += _LOST.unpack(self._copy(tail + _HEADER.size, _LOST.size))[0]
+            tail += length
         self._words[_TAIL] = tail
         return dumps
+
+    def _copy(self, at: int, size: int) -> bytes:
+        """Return bytes from a place that may be behind the end of the ring, or reach over it."""
+        at %= self._size
+        part = bytes(self._data[at : at + size])
+        return part if len(part) == size else part + bytes(self._data[: size - len(part)])
+
+    def _read_sample(self, start: int, end: int) -> Dump | None:
+        """Return the sample between two places; None if it has no user registers.
+
+        A record has room for the largest stack, and most of that is not written to: only what is
+        in use is copied.
+        """
+        front = None
+        for size in (_FRONT_BYTES, _MAX_RECORD_BYTES):
+            front = front or decode_front(
+                self._copy(start, min(end - start, size)), kernel=self._kernel
+            )
+        if front is None:
+            return None
+        stack, room = start + front.size, front.stack_room
+        if not 0 < room <= end - stack - 8:
+            return Dump(front.time_ns, front.registers, b"", front.kernel_chain)
+        used = int.from_bytes(self._copy(stack + room, 8), "little")
+        return Dump(
+            front.time_ns,
+            front.registers,
+            self._copy(stack, min(used, room)),
+            front.kernel_chain,
+        )
 
     def close(self) -> None:
         """Unmap it."""
@@ -247,31 +293,27 @@ class Ring:
         self._map.close()
 
 
-def decode_sample(record: bytes, *, kernel: bool) -> Dump | None:
-    """Decode a sample record without its header; None if it has no user registers.
+def decode_front(record: bytes, *, kernel: bool) -> Front | None:
+    """Decode what comes before the stack in a sample record; None if it has no user registers.
 
     Args:
-        record: Thread ids, time, call chain (with `kernel`), user registers, user stack.
+        record: Thread ids, time, call chain (with `kernel`), user registers, size of the stack.
         kernel: The event was opened with it.
     """
     try:
-        time_ns: int = struct.unpack_from("<Q", record, 8)[0]
+        time_ns, count = _TIME_AND_COUNT.unpack_from(record)
         at = 16
         chain: tuple[int, ...] = ()
         if kernel:
-            count: int = struct.unpack_from("<Q", record, at)[0]
-            words = struct.unpack_from(f"<{min(count, len(record) // 8)}q", record, at + 8)
-            chain = tuple(word & (1 << 64) - 1 for word in words if not _CONTEXT_FIRST <= word < 0)
+            if count:
+                words = struct.unpack_from(f"<{min(count, len(record) // 8)}q", record, at + 8)
+                chain = tuple(w & (1 << 64) - 1 for w in words if not _CONTEXT_FIRST <= w < 0)
             at += 8 + 8 * count
-        abi: int = struct.unpack_from("<Q", record, at)[0]
-        at += 8
-        if not abi:
-            return None
-        values = (*_REGISTERS.unpack_from(record, at), 0)
-        at += _REGISTERS.size
-        room: int = struct.unpack_from("<Q", record, at)[0]
-        size: int = struct.unpack_from("<Q", record, at + 8 + room)[0] if room else 0
-    except struct.error:
+        abi, *values, room = _USER.unpack_from(record, at)
+    except (struct.error, OverflowError):
         return None
-    registers = Registers._make([values[index] for index in _REGISTER_ORDER])
-    return Dump(time_ns, registers, record[at + 8 : at + 8 + min(size, room)], chain)
+    if not abi:
+        return None
+    values.append(0)
+    registers = Registers._make(_REGISTER_ORDER(values))
+    return Front(time_ns, registers, chain, at + _USER.size, room)

@@ -35,44 +35,13 @@ def make_sample(
     )
 
 
-def test_registers_time_and_stack() -> None:
-    dump = perf.decode_sample(make_sample(), kernel=False)
-    assert dump is not None
-    assert dump.time_ns == 123456789
-    assert dump.stack == b"12345678"
-    for number, name in enumerate(ORDER):
-        assert getattr(dump.registers, name) == 100 + number
-    assert dump.registers.fs_base == 0
-    assert dump.kernel_chain == ()
-
-
-def test_the_kernel_chain_without_its_marks() -> None:
-    kernel, user = (1 << 64) - 128, (1 << 64) - 512
-    chain = (kernel, 0xFFFFFFFF81000010, 0xFFFFFFFF81000020, user)
-    dump = perf.decode_sample(make_sample(chain=chain), kernel=True)
-    assert dump is not None
-    assert dump.kernel_chain == (0xFFFFFFFF81000010, 0xFFFFFFFF81000020)
-    assert dump.registers.rax == 100
-
-
-def test_a_thread_without_user_registers_gives_no_dump() -> None:
-    record = struct.pack("<IIQ", 5, 6, 1) + struct.pack("<QQ", 0, 0)
-    assert perf.decode_sample(record, kernel=False) is None
-
-
-@given(st.binary(max_size=600), st.booleans())
-def test_any_bytes_are_a_dump_or_none(record: bytes, kernel: bool) -> None:
-    dump = perf.decode_sample(record, kernel=kernel)
-    assert dump is None or len(dump.stack) <= len(record)
-
-
 class Memory:
     """Stands for the pages that a ring is mapped to."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, kernel: bool = False) -> None:
         self.ring: Any = perf.Ring.__new__(perf.Ring)
         self.ring.lost = 0
-        self.ring._kernel = False
+        self.ring._kernel = kernel
         self.ring._size = size
         self.ring._words = memoryview(bytearray(4096)).cast("Q")
         self.ring._data = memoryview(bytearray(size))
@@ -84,6 +53,53 @@ class Memory:
             self.ring._data[self.head % self.ring._size] = byte
             self.head += 1
         self.ring._words[1024 // 8] = self.head
+
+
+def read_sample(record: bytes, *, kernel: bool = False) -> perf.Dump | None:
+    memory = Memory(1 << 16, kernel=kernel)
+    memory.write(9, record)
+    dumps = memory.ring.read()
+    assert memory.ring._words[1032 // 8] == memory.head
+    return dumps[0] if dumps else None
+
+
+def test_registers_time_and_stack() -> None:
+    dump = read_sample(make_sample())
+    assert dump is not None
+    assert dump.time_ns == 123456789
+    assert dump.stack == b"12345678"
+    for number, name in enumerate(ORDER):
+        assert getattr(dump.registers, name) == 100 + number
+    assert dump.registers.fs_base == 0
+    assert dump.kernel_chain == ()
+
+
+@pytest.mark.parametrize("count", [2, 1000])
+def test_the_kernel_chain_without_its_marks(count: int) -> None:
+    kernel, user = (1 << 64) - 128, (1 << 64) - 512
+    pcs = tuple(0xFFFFFFFF81000010 + 16 * index for index in range(count))
+    dump = read_sample(make_sample(chain=(kernel, *pcs, user)), kernel=True)
+    assert dump is not None
+    assert dump.kernel_chain == pcs
+    assert dump.registers.rax == 100
+    assert dump.stack == b"12345678"
+
+
+def test_a_thread_without_user_registers_gives_no_dump() -> None:
+    assert read_sample(struct.pack("<IIQ", 5, 6, 1) + struct.pack("<QQ", 0, 0)) is None
+
+
+def test_a_stack_that_is_larger_than_its_record_is_none() -> None:
+    record = make_sample(room=1 << 20, stack=b"")[:256]
+    dump = read_sample(record)
+    assert dump is not None
+    assert dump.stack == b""
+
+
+@given(st.binary(max_size=600), st.booleans())
+def test_any_bytes_are_a_dump_or_none(record: bytes, kernel: bool) -> None:
+    dump = read_sample(record[: len(record) & ~7], kernel=kernel)
+    assert dump is None or len(dump.stack) <= len(record)
 
 
 def test_records_that_wrap_losses_and_unknown_kinds() -> None:
