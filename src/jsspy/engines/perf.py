@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Final, NamedTuple
 
 from jsspy.engines.base import Availability, Engine
+from jsspy.engines.pointers import PointerFinder
 from jsspy.errors import EngineUnavailable, ProcessExited
 from jsspy.linux import caps, perf
 from jsspy.model.capture import NO_PLAN, CapturePlan, Registers, StackSnapshot, ThreadPlan
@@ -42,7 +43,7 @@ MIN_RING_BYTES: Final = 128 << 10
 """Locked memory is limited per user: rings are made as large as is allowed."""
 
 MAX_FOLLOWED: Final = 1000
-"""Distinct objects read per sample; one process_vm_readv."""
+"""Distinct objects read at a time; one process_vm_readv."""
 
 RED_ZONE_BYTES: Final = 128
 
@@ -77,6 +78,8 @@ class _Thread:
         """When the period changed last, on the thread's clock, and how often it had struck then."""
         self.lost = 0
         """Samples for which the ring had no room."""
+        self.exits: list[int] = []
+        """Where the isolate said that the newest exit frame is, when it was asked last."""
         self.event = perf.open_clock(
             plan.tid,
             period_ns,
@@ -131,11 +134,22 @@ class _Sampled:
 
     def set_plan(self, plan: CapturePlan) -> None:
         self.plan = plan
-        self.marker = plan.marker_slot >> 3
-        self.follow = plan.follow_slot >> 3
-        self.target_slot = plan.frame_slots[4] >> 3 if plan.frame_slots else self.follow
-        self.saved = tuple(slot >> 3 for slot in plan.saved_exit_slots)
-        self.follow_registers = tuple(map(Registers._fields.index, plan.follow_registers))
+        self._finder = PointerFinder(plan)
+        self._registers = [Registers._fields.index(name) for name in plan.follow_registers]
+
+    def find_pointers(self, dumps: Sequence[perf.Dump], exits: Sequence[int]) -> list[int]:
+        """Return what the frames of dumps point to, from rbp and from exit frames on."""
+        find, tag, mask = self._finder.find, self.plan.tag, self.plan.tag_mask
+        found: set[int] = set()
+        for _, registers, stack, _ in dumps:
+            start = registers.rsp
+            found |= find(stack, start, registers.rbp)
+            for fp in exits:
+                found |= find(stack, start, fp)
+            for index in self._registers:
+                if registers[index] & mask == tag:
+                    found.add(registers[index])
+        return list(found)[:MAX_FOLLOWED]
 
 
 class PerfEngine(Engine):
@@ -320,23 +334,24 @@ class PerfEngine(Engine):
         Raises:
             ProcessExited: The target is gone.
         """
-        plan, memory = sampled.plan, sampled.target.memory
-        isolate = thread.plan.isolate
-        wanted = [(dump.registers.rsp - RED_ZONE_BYTES, RED_ZONE_BYTES) for dump in dumps]
-        wanted += [(isolate + slot, 8) for slot in plan.exit_slots if isolate]
-        words = memory.read_many(wanted)
-        exits = [int.from_bytes(word or b"", "little") for word in words[len(dumps) :]]
-        pointers: set[int] = set()
-        for dump in dumps:
-            pointers.update(dump.registers[index] for index in sampled.follow_registers)
-            _walk(sampled, dump, [dump.registers.rbp, *exits], pointers)
-        tag, mask = plan.tag, plan.tag_mask
-        found = [word for word in pointers if word & mask == tag][:MAX_FOLLOWED]
-        objects = memory.read_many([(word - tag, plan.follow_size) for word in found])
+        plan, memory, isolate = sampled.plan, sampled.target.memory, thread.plan.isolate
+        exits = [(isolate + slot, 8) for slot in plan.exit_slots if isolate]
+        red_zones = [(dump.registers.rsp - RED_ZONE_BYTES, RED_ZONE_BYTES) for dump in dumps]
+        # Mostly the exit frame is where it was, and this is all that has to be read.
+        pointers = sampled.find_pointers(dumps, thread.exits)
+        objects = [(word - plan.tag, plan.follow_size) for word in pointers]
+        words = memory.read_many(exits + red_zones + objects)
+        followed = dict(zip(pointers, words[len(words) - len(objects) :], strict=True))
+        newest = [int.from_bytes(word or b"", "little") for word in words[: len(exits)]]
+        if newest != thread.exits:
+            thread.exits = newest
+            more = [it for it in sampled.find_pointers(dumps, newest) if it not in followed]
+            objects = [(word - plan.tag, plan.follow_size) for word in more]
+            followed.update(zip(more, memory.read_many(objects), strict=True))
         return _Later(
-            {word: data for word, data in zip(found, objects, strict=True) if data is not None},
-            next(filter(None, exits), 0),
-            [word or b"" for word in words[: len(dumps)]],
+            {word: data for word, data in followed.items() if data is not None},
+            next(filter(None, newest), 0),
+            [word or b"" for word in words[len(exits) : len(exits) + len(dumps)]],
         )
 
     def _due(self) -> int:
@@ -367,34 +382,6 @@ class PerfEngine(Engine):
         self._account()
         for pid in tuple(self._targets):
             self.remove_target(pid)
-
-
-def _walk(sampled: _Sampled, dump: perf.Dump, starts: list[int], pointers: set[int]) -> None:
-    """Add the word that each frame points to; see `CapturePlan`, step 3."""
-    start = dump.registers.rsp
-    words = memoryview(dump.stack[: len(dump.stack) & ~7]).cast("Q")
-    count = len(words)
-    marker, follow, saved = sampled.marker, sampled.follow, sampled.saved
-    target, tag, mask = sampled.target_slot, sampled.plan.tag, sampled.plan.tag_mask
-    markers = sampled.plan.entry_markers
-    # Slots below rsp have not been pushed yet.
-    lowest, lowest_entry = -min(marker, follow), -min((marker, follow, *saved))
-    seen = set()
-    for fp in starts:  # grows while it is walked: each start is a frame that was counted
-        index = (fp - start) >> 3
-        while 0 <= index < count and not fp & 7 and index not in seen:
-            seen.add(index)
-            if index >= lowest:
-                pointers.add(words[index + follow])
-                if words[index + marker] & mask != tag and index + target < count:
-                    pointers.add(words[index + target])
-                if words[index + marker] in markers and index >= lowest_entry:
-                    starts.extend([words[index + slot] for slot in saved])
-            caller = words[index]
-            if caller <= fp:
-                break
-            fp = caller  # noqa: PLW2901 - the loop over starts is done with it
-            index = (fp - start) >> 3
 
 
 def _time(sample: RawSample) -> int:
