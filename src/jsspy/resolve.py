@@ -143,7 +143,7 @@ class Resolver:
             else None
         )
         self._cutter = (
-            ChainCutter(self._plan, self._code, self._js.belongs) if self._js is not None else None
+            ChainCutter(self._plan, self._code, self._js) if self._js is not None else None
         )
         self._learn_ns: dict[int, int] = {}
         """Isolate -> when it was last looked at."""

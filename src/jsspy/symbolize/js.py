@@ -406,14 +406,29 @@ class JsSymbolizer:
             result.append((*frame, shared))
         return result
 
+    @property
+    def generation(self) -> int:
+        """Changes whenever something that was remembered is gone."""
+        return self._beliefs.generation
+
+    def is_optimized(self, pc: int) -> bool:
+        """Say whether `pc` is in optimized code: its frames' slots hold anything."""
+        area = self._code.find(pc)
+        if area.region is not Region.GENERATED:
+            return False
+        code = self._find_code(pc, area)
+        return code is not None and code.kind in _TELL_FUNCTION
+
     def belongs(self, raw: RawFrame, shared: int) -> bool:
         """Say whether a frame's own words name the function that its JSFunction led to later."""
+        key = (raw.pc, shared, raw.words[2])
+        known = self._belonging.get(key)
+        if known is not None and self._v8.functions.is_remembered(known):
+            # Whoever names the frame looks whether the function is still there.
+            return True
         info = self._v8.functions.read_shared(shared) if shared else None
         if info is None:
             return False
-        key = (raw.pc, shared, raw.words[2])
-        if self._belonging.get(key) is info:
-            return True
         if not self._corroborates(raw, FrameWords(*raw.words), self._code.find(raw.pc), info):
             return False
         if len(self._belonging) >= _MAX_CACHED:

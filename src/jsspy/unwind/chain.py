@@ -7,11 +7,13 @@ into their places they make a snapshot which unwinds as a full copy would.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from operator import and_
 from struct import Struct
-from typing import NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from jsspy.model.capture import ROW, SLOTS, CapturePlan, FrameChain, RawFrame, StackSnapshot
+from jsspy.model.recurring import ALL_BITS, Recurring
 from jsspy.model.units import Address
 from jsspy.unwind.base import MAX_FRAMES, CodeMap, Region
 from jsspy.v8.frames import FrameDecoder
@@ -25,7 +27,7 @@ _MAX_NATIVE_FRAMES = 100
 ENTRY_BYTES = 128
 """Of a piece lie below the fp of the entry frame that it belongs to (bpf/walk.bpf.c)."""
 
-_MAX_ISOLATES = 64
+_ALL: Final = (ALL_BITS,) * 5
 
 _FRAME_BELOW = 40
 _WINDOW = Struct("<9Q")
@@ -57,23 +59,52 @@ def followed_of(chain: FrameChain, plan: CapturePlan) -> dict[int, bytes]:
     return followed
 
 
-class _Cut(NamedTuple):
-    """A chain that was made before, frame by frame."""
+class FrameJudge(Protocol):
+    """Knows whose frames are."""
 
-    start: int
-    stack: bytes
-    followed: dict[int, bytes]
-    number_of: dict[int, int]
-    """fp -> number of the frame."""
-    pcs: list[int]
-    pointers: list[tuple[int, int]]
-    """Of each frame: what was followed, and what it led to."""
+    @property
+    def generation(self) -> int:
+        """Changes whenever an answer may have changed."""
+        ...
+
+    def belongs(self, raw: RawFrame, shared: int) -> bool:
+        """Say whether a frame can be of the function that its pointer led to later."""
+        ...
+
+    def is_optimized(self, pc: int) -> bool:
+        """Say whether `pc` is in optimized code: its frames hold nothing of use but a function."""
+        ...
+
+
+class _Frame(NamedTuple):
+    """A frame of a chain, and all that it follows from."""
+
+    row: tuple[int, int, int]
+    slots: tuple[int, int, int, int, int, int]
+    """As far as they count."""
+    counted: tuple[int, int, int, int, int]
+    """Which bits of each slot but fp do."""
+    pointer: int
+    copied: bytes
+    """What was followed, and what it led to; 0 and nothing if there is none."""
+    caller_fp: int
+    caller_pc: int
+    """Of the next frame; 0 and 0 if it is the outermost."""
+    span: tuple[int, int] | None
+    """Of an entry frame: the piece that begins there, as start and end; 0 for that of the copy."""
+
+
+class _Outer(NamedTuple):
+    """The frames of a chain from one on that is not the newest."""
+
+    pointers: list[int]
+    copied: list[bytes]
     rows: bytes
     slots: bytes
-    pieces: tuple[tuple[int, bytes], ...]
-    """Without the leaf's."""
-    piece_of: list[int]
-    """Of each frame: the first piece that begins at it or above it."""
+    spans: list[tuple[int, int]]
+
+
+_NO_OUTER = _Outer([], [], b"", b"", [])
 
 
 class ChainCutter:
@@ -83,24 +114,23 @@ class ChainCutter:
     is the first frame on the chain from rbp which returns into V8's code, or, where there is none,
     the exit frame of a moment later. It is for who unwinds the native code to see that it leads
     there. What frames point to was followed a moment later, and has to belong to them.
+
+    Beyond the newest frame, words that no name follows from are left out (they are 0), and frames
+    that are as they were in an earlier copy are not walked again.
     """
 
-    def __init__(
-        self, plan: CapturePlan, code: CodeMap, belongs: Callable[[RawFrame, int], bool]
-    ) -> None:
-        """Prepare to look for chains.
-
-        Args:
-            plan: What was copied.
-            code: What kind of code is where.
-            belongs: Says whether a frame can be of the function that its pointer led to later.
-        """
+    def __init__(self, plan: CapturePlan, code: CodeMap, judge: FrameJudge) -> None:
         self._plan = plan
         self._code = code
-        self._belongs = belongs
-        self._last: dict[int, _Cut] = {}
-        """By isolate. Most stacks are those of the sample before, but for the newest frames."""
+        self._judge = judge
         self._slots = [(slot + _FRAME_BELOW) // 8 for slot in (plan.marker_slot, *plan.frame_slots)]
+        # Up to V8 4.6 a frame is what both its context and its function say.
+        context = plan.tag_mask if plan.frame_slots[0] == plan.marker_slot else ALL_BITS
+        self._of_marked = (ALL_BITS, ALL_BITS, 0, 0, ALL_BITS)
+        self._of_optimized = (context, ALL_BITS, 0, 0, 0)
+        self._of_others = (context, ALL_BITS, ALL_BITS, ALL_BITS, 0)
+        self._recurring: Recurring[_Outer] = Recurring()
+        self._generation = -1
 
     def cut(self, snapshot: StackSnapshot) -> FrameChain | None:
         """Return the chain of a copied stack; its first piece is all of the copy.
@@ -110,113 +140,143 @@ class ChainCutter:
             was not followed, or not in time.
         """
         start, stack, registers = snapshot.stack_start, snapshot.stack, snapshot.registers
-        if not snapshot.stack_complete or start & 7 or not snapshot.isolate:
+        if start & 7 or not snapshot.isolate:
             return None
+        if self._generation != self._judge.generation:
+            self._generation = self._judge.generation
+            self._recurring.clear()
         fp, pc = registers.rbp, registers.rip
         if self._code.find(pc).region is Region.NATIVE:
             fp, pc = _find_exit(snapshot, self._code) or snapshot.late_exit_fp or 0, 0
-        last = self._last.get(snapshot.isolate)
-        plan, followed = self._plan, snapshot.followed
-        tag, mask, follow_word, markers = (
-            plan.tag,
-            plan.tag_mask,
-            plan.follow_word,
-            plan.entry_markers,
-        )
-        marker_at, one, two, three, four, five = self._slots
-        window = _WINDOW.unpack_from
-        end = start + len(stack)
-        data = bytes(_FRAME_BELOW) + stack
-        rows: list[int] = []
-        words: list[int] = []
-        index: dict[int, int] = {}
-        pcs: list[int] = []
-        pointers: list[tuple[int, int]] = []
-        pieces: list[tuple[int, bytes]] = []
-        piece_of: list[int] = []
-        below = start - 1
-        tail = None
-        # From here on the copy is what it was, as far down as the slots of any frame reach.
-        same = end if last is None else _first_same(snapshot, last) + ENTRY_BYTES
-        while len(pcs) < MAX_FRAMES:
-            if not below < fp < end - 24 or fp & 7:
+        frames: list[_Frame] = []
+        outer = None
+        # Each turn goes up the stack.
+        while len(frames) < MAX_FRAMES:
+            if frames and (outer := self._find_outer(snapshot, fp, pc)) is not None:
+                break
+            frame = self._read(snapshot, fp, pc, is_newest=not frames)
+            if frame is None:
                 return None
-            if fp >= same and last is not None and self._is_as_before(snapshot, last, fp, pc):
-                tail = last.number_of[fp]
+            frames.append(frame)
+            if not frame.caller_fp:
                 break
-            frame = window(data, fp - start)
-            marker = frame[marker_at]
-            is_function = marker & mask == tag
-            pointer = frame[two if is_function else five]
-            found = 0
-            if pointer & mask == tag:
-                if (copied := followed.get(pointer)) is None:
-                    return None
-                (found,) = _WORD.unpack_from(copied, follow_word)
-            slots = (frame[one], frame[two], frame[three], frame[four], frame[five])
-            if is_function:
-                raw = RawFrame(Address(pc), bool(pcs), Address(fp), slots)
-                if not self._belongs(raw, found):
-                    return None
-                rows += (pc, found, 0 if frame[four] & plan.detail_mask else frame[four])
-            else:
-                rows += (pc, marker, found)
-            words += (fp, *slots)
-            index[fp] = len(pcs)
-            pcs.append(pc)
-            pointers.append((pointer, found))
-            piece_of.append(len(pieces))
-            below = fp
-            if marker not in markers:
-                fp, pc = frame[_FP], frame[_FP + 1]
-                continue
-            saved = self._saved_exit(stack, fp - start)
-            first = max(fp - ENTRY_BYTES - start, 0)
-            is_outermost = not fp < saved < end
-            above = len(stack) if is_outermost else saved + _FRAME_ABOVE - start
-            pieces.append((start + first, stack[first:above]))
-            if is_outermost:
-                break
-            fp, pc = saved, 0
+            if frame.caller_fp <= fp:
+                return None
+            fp, pc = frame.caller_fp, frame.caller_pc
         else:
             return None
-        count = len(pcs)
-        made = _Cut(
-            *(start, stack, followed, index, pcs, pointers),
-            Struct(f"<{3 * count}Q").pack(*rows),
-            Struct(f"<{6 * count}Q").pack(*words),
-            tuple(pieces),
-            piece_of,
-        )
-        if last is not None and tail is not None:
-            made = _join(made, last, tail)
-        if len(self._last) >= _MAX_ISOLATES:
-            self._last.clear()
-        self._last[snapshot.isolate] = made
+        chain = _join(frames, outer or _NO_OUTER)
+        if len(frames) > 1:
+            self._keep(snapshot, frames[1:], (fp, pc), outer)
+        pieces = [
+            (max(first, start), stack[max(first - start, 0) : last - start if last else None])
+            for first, last in chain.spans
+        ]
         return FrameChain(
             registers,
             snapshot.isolate,
             b"",
-            Address(end),
-            made.rows,
-            made.slots,
-            ((int(start), stack), *made.pieces),
+            Address(start + len(stack)),
+            chain.rows,
+            chain.slots,
+            ((int(start), stack), *pieces),
         )
 
-    def _is_as_before(self, snapshot: StackSnapshot, last: _Cut, fp: int, pc: int) -> bool:
-        """Say whether frames whose words are the same are also called and followed the same."""
-        number = last.number_of.get(fp)
-        if not number or last.pcs[number] != pc:
-            return False
-        if snapshot.followed is last.followed:
-            return True
-        follow_word = self._plan.follow_word
-        for pointer, found in last.pointers[number:]:
-            if pointer & self._plan.tag_mask == self._plan.tag:
-                copied = snapshot.followed.get(pointer)
-                if copied is None or _WORD.unpack_from(copied, follow_word)[0] != found:
-                    return False
-        return True
+    def _find_outer(self, snapshot: StackSnapshot, fp: int, pc: int) -> _Outer | None:
+        """Return the frames from one on, if they were walked before and nothing has changed."""
+        outer = self._recurring.find((fp, pc), snapshot.stack, snapshot.stack_start)
+        if outer is None or list(map(snapshot.followed.get, outer.pointers)) != outer.copied:
+            return None
+        return outer
+
+    def _keep(
+        self,
+        snapshot: StackSnapshot,
+        frames: list[_Frame],
+        last: tuple[int, int],
+        outer: _Outer | None,
+    ) -> None:
+        """Keep frames that were as in the copy before, for those to come.
+
+        Args:
+            snapshot: Where they are.
+            frames: Those that were walked, but the newest.
+            last: fp and pc of the first of `outer`, if there is one.
+            outer: What was known of the frames beyond.
+        """
+        looked_at = [((frame.slots[0], frame.row[0]), frame) for frame in frames]
+        first = self._recurring.compare(looked_at)
+        if first is None:
+            return
+        plan = self._plan
+        words = []
+        for frame in frames[first:]:
+            fp = frame.slots[0]
+            words += [(fp, ALL_BITS), (fp + 8, ALL_BITS)]
+            words += [
+                (fp + slot, bits)
+                for slot, bits in zip(plan.frame_slots, frame.counted, strict=True)
+                if bits
+            ]
+            if frame.span is not None:
+                words += [(fp + slot, ALL_BITS) for slot in plan.saved_exit_slots]
+        self._recurring.keep(
+            looked_at[first][0],
+            words,
+            last if outer is not None else None,
+            snapshot.stack,
+            snapshot.stack_start,
+            _join(frames[first:], outer or _NO_OUTER),
+        )
+
+    def _read(self, snapshot: StackSnapshot, fp: int, pc: int, *, is_newest: bool) -> _Frame | None:
+        """Return the frame at `fp`; None if there is none, or it was not followed in time."""
+        plan, stack, at = self._plan, snapshot.stack, fp - snapshot.stack_start
+        if not 0 <= at < len(stack) - _FRAME_ABOVE + 8 or fp & 7:
+            return None
+        if at >= _FRAME_BELOW:
+            frame = _WINDOW.unpack_from(stack, at - _FRAME_BELOW)
+        else:
+            frame = _WINDOW.unpack_from(bytes(_FRAME_BELOW) + stack, at)
+        marker_at, one, two, three, four, five = self._slots
+        marker = frame[marker_at]
+        is_function = marker & plan.tag_mask == plan.tag
+        pointer = frame[two if is_function else five]
+        copied = b""
+        found = 0
+        if pointer & plan.tag_mask == plan.tag:
+            followed = snapshot.followed.get(pointer)
+            if followed is None:
+                return None
+            copied = followed
+            (found,) = _WORD.unpack_from(copied, plan.follow_word)
+        else:
+            pointer = 0
+        words = (frame[one], frame[two], frame[three], frame[four], frame[five])
+        if is_function:
+            raw = RawFrame(Address(pc), not is_newest, Address(fp), words)
+            if not self._judge.belongs(raw, found):
+                return None
+        counted = _ALL
+        if not is_newest:
+            counted = self._of_marked
+            if is_function:
+                is_optimized = self._judge.is_optimized(pc)
+                counted = self._of_optimized if is_optimized else self._of_others
+            words = tuple(map(and_, words, counted))
+        row = (pc, found, 0 if words[3] & plan.detail_mask else words[3])
+        if not is_function:
+            row = (pc, marker, found)
+        caller_fp, caller_pc, span = frame[_FP], frame[_FP + 1], None
+        if marker in plan.entry_markers:
+            caller_fp, caller_pc = self._saved_exit(stack, at), 0
+            end = snapshot.stack_start + len(stack)
+            if caller_fp >= end and not snapshot.stack_complete:
+                return None
+            if not fp < caller_fp < end:
+                caller_fp = 0
+            span = (fp - ENTRY_BYTES, caller_fp and caller_fp + _FRAME_ABOVE)
+        return _Frame(row, (fp, *words), counted, pointer, copied, caller_fp, caller_pc, span)
 
     def _saved_exit(self, stack: bytes, at: int) -> int:
         """Return the exit frame that an entry frame saved; 0 if there is none."""
@@ -226,30 +286,15 @@ class ChainCutter:
         return 0
 
 
-def _first_same(snapshot: StackSnapshot, last: _Cut) -> int:
-    """Return the lowest address from which on two copies of a stack are the same to their end."""
-    first = max(snapshot.stack_start, last.start)
-    one, other = snapshot.stack[first - snapshot.stack_start :], last.stack[first - last.start :]
-    if len(one) != len(other):
-        return first + len(one)
-    differing = int.from_bytes(one, "little") ^ int.from_bytes(other, "little")
-    return first + (differing.bit_length() + 7) // 8
-
-
-def _join(cut: _Cut, last: _Cut, number: int) -> _Cut:
-    """Put the frames of an earlier chain from `number` on behind those of another."""
-    count, pieces, before = len(cut.pcs), len(cut.pieces), last.piece_of[number]
-    index = cut.number_of
-    for fp, at in last.number_of.items():
-        if at >= number:
-            index[fp] = at - number + count
-    return cut._replace(
-        pcs=cut.pcs + last.pcs[number:],
-        pointers=cut.pointers + last.pointers[number:],
-        rows=cut.rows + last.rows[ROW.size * number :],
-        slots=cut.slots + last.slots[SLOTS.size * number :],
-        pieces=cut.pieces + last.pieces[before:],
-        piece_of=cut.piece_of + [at - before + pieces for at in last.piece_of[number:]],
+def _join(frames: Sequence[_Frame], outer: _Outer) -> _Outer:
+    """Put frames before those that are beyond them."""
+    followed = [(frame.pointer, frame.copied) for frame in frames if frame.pointer]
+    return _Outer(
+        [pointer for pointer, _ in followed] + outer.pointers,
+        [copied for _, copied in followed] + outer.copied,
+        b"".join([ROW.pack(*frame.row) for frame in frames]) + outer.rows,
+        b"".join([SLOTS.pack(*frame.slots) for frame in frames]) + outer.slots,
+        [frame.span for frame in frames if frame.span is not None] + outer.spans,
     )
 
 

@@ -383,6 +383,11 @@ class FunctionReader:
         except (FaultError, MalformedData):
             return None
 
+    def is_remembered(self, info: SharedFunctionInfo) -> bool:
+        """Say whether a function is the one that is remembered, without believing it."""
+        known = self._functions.get(info.address)
+        return known is not None and known.info is info
+
     def validate_many(self, sfis: Iterable[int]) -> None:
         """Look now, in one read, whether these functions are what is remembered of them."""
         known = [known for sfi in sfis if (known := self._functions.get(sfi)) is not None]
