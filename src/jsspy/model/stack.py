@@ -24,6 +24,8 @@ class FrameKind(Enum):
     PROCESS = "process"
     UNKNOWN = "unknown"
 
+    __hash__ = object.__hash__  # that of Enum is Python code: a third of the hash of a frame
+
 
 class Tier(Enum):
     """Which of V8's execution tiers a JS frame is in. Values are V8's own marks."""
@@ -32,6 +34,8 @@ class Tier(Enum):
     BASELINE = "^"
     MAGLEV = "+"
     OPTIMIZED = "*"
+
+    __hash__ = object.__hash__
 
 
 class Location(NamedTuple):
