@@ -11,7 +11,6 @@ import click
 
 from jsspy import __version__
 from jsspy.cli import output
-from jsspy.cli.targets import iter_node_processes
 from jsspy.engines import ENGINES
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import JsspyError, NotNode, UnknownV8
@@ -21,6 +20,7 @@ from jsspy.model.mode import Mode
 from jsspy.recorder import Recorder
 from jsspy.target.node import find_node_version
 from jsspy.target.process import Target, V8Binary
+from jsspy.target.search import iter_node_processes
 from jsspy.v8.isolates import find_threads
 from jsspy.v8.layout import Confidence, Layout
 from jsspy.v8.metadata import load_layout

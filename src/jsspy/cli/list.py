@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import click
 
 from jsspy.cli import output
-from jsspy.cli.targets import NodeProcess, iter_node_processes, shorten
+from jsspy.cli.targets import shorten
 from jsspy.errors import JsspyError, MalformedData, UnknownV8, UnsupportedTarget
 from jsspy.target.elf import ElfFile
 from jsspy.target.node import find_node_version
 from jsspy.target.process import Target
+from jsspy.target.search import NodeProcess, iter_node_processes
 from jsspy.v8.isolates import find_threads
 from jsspy.v8.metadata import load_layout
 

@@ -39,7 +39,6 @@ from jsspy.cli.targets import (
     all_option,
     check_command,
     choose_pids,
-    iter_node_processes,
     never_node,
     shorten,
     targeting_options,
@@ -50,6 +49,7 @@ from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
 from jsspy.formats.base import Format
 from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.recorder import End, Recorder, RecordingOptions
+from jsspy.target.search import iter_node_processes
 
 if TYPE_CHECKING:
     from jsspy.inspected import InspectorRecorder

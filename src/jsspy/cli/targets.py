@@ -4,46 +4,28 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from jsspy.cli.started import StartedCommand, describe_exit
 from jsspy.errors import (
-    JsspyError,
-    MalformedData,
     NotNode,
     PermissionDenied,
     ProcessExited,
     ProcessNotFound,
     TargetError,
-    UnsupportedTarget,
 )
 from jsspy.recorder import Recorder
-from jsspy.target.elf import ElfFile
 from jsspy.target.process import Target
+from jsspy.target.search import NodeProcess, iter_node_processes
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_V8_SYMBOL = re.compile(rb"v8dbg_FirstNonstringType")
-"""As in `jsspy.target.process`, for processes that we may not open."""
-
 _SHOWN_CANDIDATES = 10
 _SHOWN_COMMAND = 60
-
-
-class NodeProcess(NamedTuple):
-    """A process of this machine that has V8 in it."""
-
-    pid: int
-    uid: int
-    command: str
-    exe: str
-    """A path at which its executable can be read; "" if it cannot."""
-    denied: PermissionDenied | UnsupportedTarget | None
-    """Why it cannot be profiled by us; None if it can."""
 
 
 def pattern(
@@ -211,81 +193,3 @@ def shorten(command: str) -> str:
     if len(command) <= _SHOWN_COMMAND:
         return command
     return command[: _SHOWN_COMMAND - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def iter_node_processes() -> Iterator[NodeProcess]:
-    """Yield the processes of this machine that have V8 in them, by pid.
-
-    Of those that we may not open, only the executable is looked at, if that much is allowed;
-    else its name has to do, and `denied` says so.
-    """
-    verdicts: dict[tuple[int, int], bool] = {}
-    own = os.getpid()
-    with os.scandir("/proc") as entries:
-        pids = sorted(int(entry.name) for entry in entries if entry.name.isdecimal())
-    for pid in pids:
-        if pid != own:
-            process = _look_at(pid, verdicts)
-            if process is not None:
-                yield process
-
-
-def _look_at(pid: int, verdicts: dict[tuple[int, int], bool]) -> NodeProcess | None:
-    """Return a process if it is node. `verdicts` keeps what is known of executables."""
-    exe = f"/proc/{pid}/exe"
-    try:
-        uid = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - once per process of the machine
-        command = _read_command(pid)
-        if not command:
-            return None  # a kernel thread
-    except OSError:
-        return None
-    try:
-        status = os.stat(exe)  # noqa: PTH116
-    except PermissionError:
-        if not re.match(r"(?:\S*/)?node(?:js)?(?:\s|$)", command):
-            return None
-        exe, status = "", None
-    except OSError:
-        return None
-    key = None if status is None else (status.st_dev, status.st_ino)
-    if key is not None and verdicts.get(key) is False:
-        return None
-    try:
-        target = Target.open(pid)
-    except (PermissionDenied, UnsupportedTarget) as err:
-        if key is not None and key not in verdicts:
-            verdicts[key] = _has_v8(exe)
-        if key is None or verdicts[key]:
-            return NodeProcess(pid, uid, command, exe, err)
-        return None
-    except JsspyError:
-        return None
-    try:
-        found = target.find_v8() is not None
-    except JsspyError:
-        return None
-    finally:
-        target.close()
-    if key is not None:
-        verdicts[key] = found
-    return NodeProcess(pid, uid, command, exe, None) if found else None
-
-
-def _has_v8(path: str) -> bool:
-    try:
-        elf = ElfFile.load(path)
-    except (OSError, MalformedData, UnsupportedTarget):
-        return False
-    try:
-        return bool(elf.find_symbols(_V8_SYMBOL))
-    except MalformedData:
-        return False
-    finally:
-        elf.close()
-
-
-def _read_command(pid: int) -> str:
-    with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123 - once per process, as above
-        data = file.read(1 << 16)
-    return data.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")

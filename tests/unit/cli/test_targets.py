@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jsspy.cli.targets import NodeProcess, choose_only_one, shorten
+from jsspy.cli.targets import choose_only_one, shorten
 from jsspy.errors import ProcessNotFound, TargetError
+from jsspy.target.search import NodeProcess
 
 
 def process(pid: int, uid: int = 1000) -> NodeProcess:
