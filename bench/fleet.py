@@ -1,11 +1,18 @@
-"""Record many node processes at once, and watch what the recorder takes.
+"""Record many node processes at once, and see whether the recorder grows.
 
-    python bench/fleet.py [--count 50] [--minutes 5] [--rate 49] [--engine auto] [--churn 20]
+    python bench/fleet.py [--count 50] [--minutes 5] [--churn-minutes 3] [--churn 1] [--rate 49]
 
-Runs `jsspy record --all` beside `--count` processes that sleep most of the time and work in bursts;
-every `--churn` seconds one of them ends and another one begins. Printed is, every ten seconds, how
-much memory and CPU time jsspy has taken, and at the end the account of the recording. Exits with 1
-if memory grows once all processes are known, or if samples and losses do not add up.
+Runs `jsspy record --name` beside `--count` processes that sleep most of the time and work in
+bursts. For `--minutes` they are the same ones; then every `--churn` seconds one of them ends and
+another one begins. Every two seconds it is looked how much memory, CPU time and descriptors jsspy
+and its helper have.
+
+**Flat** is a phase in which the median of the resident memory in the last minute is at most 3 %
+above that in the second minute: in the first one every process is met for the first time. (Of a
+phase of less than three minutes it is the last third and the second.) Samples are kept, of course:
+40 bytes each, 0.06 MB a minute of these processes.
+
+Exits with 1 if a phase is not flat, if descriptors grow, or if samples and losses do not add up.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,16 +29,20 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 NODES = Path(os.environ.get("JSSPY_NODES", HERE.parent / ".cache" / "nodes"))
 
-GROWTH = 1.06
-"""The median of the last third over that of the middle third."""
+GROWTH = 1.03
+"""Of a phase that is flat, at most."""
+MORE_DESCRIPTORS = 20
+"""At the end of a phase than a minute after its begin: some processes are just being opened."""
+
 _TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_LOOK_S = 10.0
+_LOOK_S = 2.0
+_TOLD_S = 10.0
+_PATIENCE_S = 60.0
 
 PROGRAM = """
 let sink = 0;
@@ -44,6 +56,23 @@ function burst() {
 setTimeout(burst, Math.random() * 2000);
 console.log('ready');
 """
+
+
+class Look(NamedTuple):
+    """What jsspy and its helper have."""
+
+    time_s: float
+    memory_mb: float
+    cpu_s: float
+    descriptors: int
+
+
+class Phase(NamedTuple):
+    """What was seen of a phase."""
+
+    name: str
+    looks: list[Look]
+    ended: int
 
 
 def start(node: Path, program: Path) -> subprocess.Popen[bytes]:
@@ -66,55 +95,96 @@ def family(pid: int) -> list[int]:
     return [pid, *map(int, children)]
 
 
-def usage(pids: list[int]) -> tuple[float, float]:
-    """Return the resident memory (MB) and the CPU time (s) of processes."""
-    memory = cpu = 0.0
+def look(pids: list[int]) -> Look:
+    """Look at processes of ours."""
+    kilobytes = ticks = descriptors = 0
     for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        cpu += (int(fields[11]) + int(fields[12])) / _TICKS
-        memory += int(fields[21]) * _PAGE / 1e6
-    return memory, cpu
+        proc = Path(f"/proc/{pid}")
+        fields = (proc / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+        rollup = (proc / "smaps_rollup").read_text(encoding="ascii").splitlines()
+        kilobytes += next(int(line.split()[1]) for line in rollup if line.startswith("Rss:"))
+        descriptors += sum(1 for _ in (proc / "fd").iterdir())
+    return Look(time.monotonic(), kilobytes / 1000, ticks / _TICKS, descriptors)
 
 
-def watch(
-    jsspy: subprocess.Popen[str],
-    fleet: list[subprocess.Popen[bytes]],
-    replace: Callable[[], subprocess.Popen[bytes]],
-    churn_s: float,
-) -> list[float]:
-    """Look at jsspy until it ends; return its memory over time, in MB."""
-    memory: list[float] = []
-    begin = time.monotonic()
-    churned = begin
-    while True:
+def watch(jsspy: subprocess.Popen[str], seconds: float, turn: Callable[[], None]) -> list[Look]:
+    """Look at jsspy every two seconds; `turn` is called more often."""
+    looks = [look(family(jsspy.pid))]
+    begin = told = looks[0].time_s
+    while (now := time.monotonic()) < begin + seconds:
         with suppress(subprocess.TimeoutExpired):
-            jsspy.wait(_LOOK_S)
-        if jsspy.returncode is not None:
-            return memory
-        megabytes, cpu = usage(family(jsspy.pid))
-        memory.append(megabytes)
-        now = time.monotonic()
-        print(f"{now - begin:7.0f} s {megabytes:8.1f} MB {cpu:7.2f} s of CPU", flush=True)
-        if churn_s and now - churned >= churn_s:
-            churned = now
-            oldest = fleet.pop(0)
-            oldest.kill()
-            oldest.wait()
-            fleet.append(replace())
+            raise SystemExit(f"jsspy ended by itself: {jsspy.wait(_LOOK_S / 10)}")
+        turn()
+        if now < looks[-1].time_s + _LOOK_S:
+            continue
+        looks.append(look(family(jsspy.pid)))
+        if now >= told + _TOLD_S:
+            told = now
+            _, memory, cpu, descriptors = looks[-1]
+            text = f"{now - begin:7.0f} s {memory:8.1f} MB {cpu:7.2f} s of CPU"
+            print(f"{text} {descriptors:5d} descriptors", flush=True)
+    return looks
 
 
-def judge(memory: list[float], account: dict[str, Any]) -> list[str]:
-    """Return what is wrong."""
-    wrong = []
-    third = len(memory) // 3
-    if third >= 3:
-        growth = median(memory[-third:]) / median(memory[third : 2 * third])
-        print(f"memory of the last third over the middle third: {growth:.3f}")
-        if growth > GROWTH:
-            wrong.append(f"memory grew by {100 * (growth - 1):.0f} %")
-    if account["requested"] != account["stacks"] + account["truncated"] + account["lost"]:
-        wrong.append("samples and losses do not add up")
+class Churn:
+    """Ends the oldest process and starts another one, now and then."""
+
+    def __init__(
+        self,
+        fleet: list[subprocess.Popen[bytes]],
+        replace: Callable[[], subprocess.Popen[bytes]],
+        every_s: float,
+    ) -> None:
+        self.ended = 0
+        self._fleet = fleet
+        self._replace = replace
+        self._every_s = every_s
+        self._next = time.monotonic() + every_s
+
+    def turn(self) -> None:
+        """Do it if it is time to."""
+        if time.monotonic() < self._next:
+            return
+        self._next += self._every_s
+        oldest = self._fleet.pop(0)
+        oldest.kill()
+        oldest.communicate()
+        self._fleet.append(self._replace())
+        self.ended += 1
+
+
+def judge(phase: Phase) -> list[str]:
+    """Tell how a phase was; return what is wrong."""
+    name, looks, ended = phase
+    begin, end = looks[0].time_s, looks[-1].time_s
+    part = min(60.0, (end - begin) / 3)
+    early = [it for it in looks if begin + part <= it.time_s < begin + 2 * part]
+    late = [it for it in looks if it.time_s >= end - part]
+    before, after = (median(it.memory_mb for it in them) for them in (early, late))
+    descriptors = [round(median(it.descriptors for it in them)) for them in (early, late)]
+    is_flat = after <= GROWTH * before
+    cpu = (looks[-1].cpu_s - looks[0].cpu_s) / (end - begin)
+    print(
+        f"{name}: {before:.1f} -> {after:.1f} MB ({100 * (after / before - 1):+.1f} %), "
+        f"{'flat' if is_flat else 'NOT FLAT'}; {descriptors[0]} -> {descriptors[1]} descriptors; "
+        f"{100 * cpu:.2f} % of a CPU"
+        + (f"; {1000 * (after - before) / ended:+.0f} KB for each that ended" if ended else "")
+    )
+    wrong = [] if is_flat else [f"{name}: memory grew from {before:.1f} to {after:.1f} MB"]
+    if descriptors[1] > descriptors[0] + MORE_DESCRIPTORS:
+        wrong.append(f"{name}: descriptors grew from {descriptors[0]} to {descriptors[1]}")
     return wrong
+
+
+def wait_sampling(jsspy: subprocess.Popen[str], log: Path) -> float:
+    """Wait until jsspy says that it samples; return how long that took, in seconds."""
+    begin = time.monotonic()
+    while "Sampling " not in log.read_text(encoding="utf-8").partition("\n")[2]:
+        if jsspy.poll() is not None or time.monotonic() > begin + _PATIENCE_S:
+            raise SystemExit(f"jsspy does not sample: {log.read_text(encoding='utf-8')}")
+        time.sleep(0.01)
+    return time.monotonic() - begin
 
 
 def main() -> int:
@@ -122,32 +192,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--churn-minutes", type=float, default=3.0)
+    parser.add_argument("--churn", type=float, default=1.0, help="seconds")
     parser.add_argument("--rate", type=int, default=49)
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("--churn", type=float, default=20.0, help="seconds; 0 is never")
     parser.add_argument("--node", default="22.23.3")
     options = parser.parse_args()
     node = NODES / f"v{options.node}" / "bin" / "node"
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        program = directory / "fleet-target.js"
+        program, log = directory / f"fleet-target-{os.getpid()}.js", directory / "log"
         program.write_text(PROGRAM, encoding="utf-8")
         fleet: list[subprocess.Popen[bytes]] = []
         stack.callback(end_all, fleet)
         fleet += (start(node, program) for _ in range(options.count))
         command = [sys.executable, "-m", "jsspy", "record", "--name", program.name, "--json"]
-        command += ["-d", str(60 * options.minutes), "-r", str(options.rate)]
-        command += ["--engine", options.engine, "-o", str(directory / "fleet.jsspy")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as jsspy:
+        command += ["-r", str(options.rate), "--engine", options.engine]
+        command += ["-o", str(directory / "fleet.jsspy")]
+        errors = stack.enter_context(log.open("w", encoding="utf-8"))
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as jsspy:
             stack.callback(jsspy.kill)
-            memory = watch(jsspy, fleet, lambda: start(node, program), options.churn)
+            setup_s = wait_sampling(jsspy, log)
+            setup_cpu_s = look(family(jsspy.pid)).cpu_s
+            print(f"samples all after {setup_s:.2f} s, {setup_cpu_s:.2f} s of CPU")
+            steady = watch(jsspy, 60 * options.minutes, lambda: None)
+            phases = [Phase("steady", steady, 0)]
+            if options.churn_minutes:
+                churn = Churn(fleet, lambda: start(node, program), options.churn)
+                looks = watch(jsspy, 60 * options.churn_minutes, churn.turn)
+                phases.append(Phase("churn", looks, churn.ended))
+            jsspy.send_signal(signal.SIGINT)
             assert jsspy.stdout is not None
-            account = json.loads(jsspy.stdout.read())
+            account: dict[str, Any] = json.loads(jsspy.stdout.read())
     targets = account.pop("targets")
     print(json.dumps(account, indent=2))
     share = account["profiler_cpu_s"] / account["duration_s"]
-    print(f"{len(targets)} processes seen; {100 * share:.2f} % of a CPU")
-    wrong = judge(memory, account)
+    print(f"{len(targets)} processes sampled; {100 * share:.2f} % of a CPU")
+    wrong = [text for phase in phases for text in judge(phase)]
+    if account["requested"] != account["stacks"] + account["truncated"] + account["lost"]:
+        wrong.append("samples and losses do not add up")
     print("\n".join(wrong) or "all is well")
     return 1 if wrong else 0
 
