@@ -85,8 +85,8 @@ _NO_EXTERNAL_STATE_SINCE = (12, 0)
 """From here on the state stays JS while native callbacks run (observed in 12.4, 13.6, 14.6)."""
 
 
-_MAX_REPEATABLE = 1 << 16
-"""More than an engine counts at a time."""
+_REPEATABLE_NS = 5_000_000_000
+"""How long a stack can be repeated: engines begin anew to send stacks once a second."""
 
 _MAX_TRIES = 4
 """How often a stack is done again because something that was remembered had changed."""
@@ -207,9 +207,7 @@ class Resolver:
             if (reason := result.stack.truncated) is not None:
                 self.truncated[reason] = self.truncated.get(reason, 0) + 1
             if isinstance(raw.capture, FrameChain) and raw.capture.key:
-                if len(self._repeatable) >= _MAX_REPEATABLE:
-                    del self._repeatable[next(iter(self._repeatable))]
-                self._repeatable[raw.tid, raw.capture.key] = result
+                self._keep_repeatable((raw.tid, raw.capture.key), result)
         return result
 
     def _resolve(self, raw: RawSample) -> Sample | LossReason:
@@ -283,6 +281,15 @@ class Resolver:
             return LossReason.UNRESOLVED
         state = self._vm_state(capture, stack)
         return self._sample(raw, frames, truncation, state)
+
+    def _keep_repeatable(self, key: tuple[int, int], sample: Sample) -> None:
+        """Keep a stack that an engine counts, and drop those that it no longer can count."""
+        repeatable = self._repeatable
+        repeatable.pop(key, None)
+        repeatable[key] = sample
+        oldest = sample.time_ns - _REPEATABLE_NS
+        while repeatable[first := next(iter(repeatable))].time_ns < oldest:
+            del repeatable[first]
 
     def _learn_isolate(self, isolate: int, time_ns: int) -> None:
         """See where the code of an isolate is, unless that was seen since a sample was taken."""

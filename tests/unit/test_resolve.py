@@ -8,7 +8,13 @@ import pytest
 
 from chains import walk
 from jsspy.errors import ProcessExited
-from jsspy.model.capture import Capture, Registers, ResolvedChain, StackSnapshot
+from jsspy.model.capture import (
+    Capture,
+    Registers,
+    RepeatedChain,
+    ResolvedChain,
+    StackSnapshot,
+)
 from jsspy.model.mode import NativeFrames
 from jsspy.model.sample import LossReason, RawSample, Sample, ThreadState, VmState
 from jsspy.model.stack import Frame, FrameKind, Truncation
@@ -174,6 +180,20 @@ def test_a_chain_that_was_cut_says_so(captured: Captured) -> None:
     assert sample.stack.truncated is Truncation.TOO_DEEP
     assert sample.stack.frames[-1].name == "runtime"
     assert "[exit frame]" in [frame.name for frame in sample.stack.frames]
+
+
+def test_a_stack_can_be_repeated_for_a_while(captured: Captured) -> None:
+    resolver = captured.resolver()
+    chain = walk(captured.with_state(1), make_plan(LAYOUT_HERE))
+    second = 1_000_000_000
+    samples = {}
+    for key in range(1, 101):
+        sent = raw(chain._replace(key=key))._replace(time_ns=key * second)
+        samples[key] = sample_of(resolver.resolve(sent))
+    again = RawSample(Pid(1), Tid(2), 0, 70, ThreadState.RUNNING, RepeatedChain(99))
+    assert resolver.resolve(again) == samples[99]._replace(weight_ns=70)
+    assert resolver.resolve(again._replace(capture=RepeatedChain(50))) is LossReason.UNRESOLVED
+    assert len(resolver._repeatable) <= 6
 
 
 def test_kernel_frames_are_the_leaf(captured: Captured) -> None:
