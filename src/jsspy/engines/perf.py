@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Final, NamedTuple
 
 from jsspy.engines.base import Availability, Engine
-from jsspy.engines.pointers import PointerFinder
+from jsspy.engines.pointers import ObjectReader, PointerFinder
 from jsspy.errors import EngineUnavailable, ProcessExited
 from jsspy.linux import caps, perf
 from jsspy.model.capture import NO_PLAN, CapturePlan, Registers, StackSnapshot, ThreadPlan
@@ -41,9 +41,6 @@ stacks have 10 to 16 KiB."""
 MAX_RING_BYTES: Final = 2 << 20
 MIN_RING_BYTES: Final = 128 << 10
 """Locked memory is limited per user: rings are made as large as is allowed."""
-
-MAX_FOLLOWED: Final = 1000
-"""Distinct objects read at a time; one process_vm_readv."""
 
 RED_ZONE_BYTES: Final = 128
 
@@ -80,6 +77,7 @@ class _Thread:
         """Samples for which the ring had no room."""
         self.exits: list[int] = []
         """Where the isolate said that the newest exit frame is, when it was asked last."""
+        self.objects = ObjectReader(NO_PLAN)
         self.event = perf.open_clock(
             plan.tid,
             period_ns,
@@ -134,22 +132,26 @@ class _Sampled:
 
     def set_plan(self, plan: CapturePlan) -> None:
         self.plan = plan
+        for thread in self.threads.values():
+            thread.objects = ObjectReader(plan)
         self._finder = PointerFinder(plan)
         self._registers = [Registers._fields.index(name) for name in plan.follow_registers]
 
-    def find_pointers(self, dumps: Sequence[perf.Dump], exits: Sequence[int]) -> list[int]:
+    def find_pointers(self, dumps: Sequence[perf.Dump], exits: Sequence[int]) -> frozenset[int]:
         """Return what the frames of dumps point to, from rbp and from exit frames on."""
-        find, tag, mask = self._finder.find, self.plan.tag, self.plan.tag_mask
-        found: set[int] = set()
-        for _, registers, stack, _ in dumps:
-            start = registers.rsp
-            found |= find(stack, start, registers.rbp)
-            for fp in exits:
-                found |= find(stack, start, fp)
-            for index in self._registers:
-                if registers[index] & mask == tag:
-                    found.add(registers[index])
-        return list(found)[:MAX_FOLLOWED]
+        find = self._finder.find
+        found = {
+            find(stack, registers.rsp, fp)
+            for _, registers, stack, _ in dumps
+            for fp in (registers.rbp, *exits)
+        }
+        return frozenset[int]().union(*found)
+
+    def followed_registers(self, dumps: Sequence[perf.Dump]) -> list[int]:
+        """Return what registers may point to."""
+        tag, mask = self.plan.tag, self.plan.tag_mask
+        words = {dump.registers[index] for dump in dumps for index in self._registers}
+        return [word for word in words if word & mask == tag]
 
 
 class PerfEngine(Engine):
@@ -225,6 +227,7 @@ class PerfEngine(Engine):
                 continue
             except perf.Refused as err:
                 raise EngineUnavailable(self.name, err.message) from err
+            thread.objects = ObjectReader(plan)
             sampled.threads[thread.event] = thread
             self._pace.join(thread.pid, thread.tid)
             self._poll.register(thread.event, select.POLLIN)
@@ -334,22 +337,25 @@ class PerfEngine(Engine):
         Raises:
             ProcessExited: The target is gone.
         """
-        plan, memory, isolate = sampled.plan, sampled.target.memory, thread.plan.isolate
+        plan, isolate = sampled.plan, thread.plan.isolate
+        memory, read = sampled.target.memory, thread.objects.read
         exits = [(isolate + slot, 8) for slot in plan.exit_slots if isolate]
-        red_zones = [(dump.registers.rsp - RED_ZONE_BYTES, RED_ZONE_BYTES) for dump in dumps]
+        zones = [(max(it.registers.rsp - RED_ZONE_BYTES, 0), RED_ZONE_BYTES) for it in dumps]
+        registers = sampled.followed_registers(dumps)
+        objects = [(word - plan.tag, plan.follow_size) for word in registers]
         # Mostly the exit frame is where it was, and this is all that has to be read.
         pointers = sampled.find_pointers(dumps, thread.exits)
-        objects = [(word - plan.tag, plan.follow_size) for word in pointers]
-        words = memory.read_many(exits + red_zones + objects)
-        followed = dict(zip(pointers, words[len(words) - len(objects) :], strict=True))
+        followed, words = read(memory.reader, pointers, exits + zones + objects)
         newest = [int.from_bytes(word or b"", "little") for word in words[: len(exits)]]
         if newest != thread.exits:
             thread.exits = newest
-            more = [it for it in sampled.find_pointers(dumps, newest) if it not in followed]
-            objects = [(word - plan.tag, plan.follow_size) for word in more]
-            followed.update(zip(more, memory.read_many(objects), strict=True))
+            more = sampled.find_pointers(dumps, newest) - pointers
+            followed = {**followed, **thread.objects.read_each(memory.reader, more)}
+        found = zip(registers, words[len(words) - len(registers) :], strict=True)
+        if in_registers := {word: data for word, data in found if data is not None}:
+            followed = {**followed, **in_registers}
         return _Later(
-            {word: data for word, data in followed.items() if data is not None},
+            followed,
             next(filter(None, newest), 0),
             [word or b"" for word in words[len(exits) : len(exits) + len(dumps)]],
         )

@@ -1,14 +1,24 @@
-"""What the frames in a copied stack point to: steps 3 and 4 of a `CapturePlan`."""
+"""What the frames in a copied stack point to, and what is there: steps 3 and 4 of a `CapturePlan`.
+
+Both are mostly what they were a moment ago, so that little is done anew.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from jsspy.linux import vm
 from jsspy.model.capture import CapturePlan
 from jsspy.model.recurring import ALL_BITS, Recurring
 
+MAX_POINTERS: Final = 900
+"""Followed at a time. With what is read beside them they fit into one process_vm_readv."""
+
 _NONE: Final[frozenset[int]] = frozenset()
+_PAGE_BITS: Final = 12
+_MAX_GAP_BYTES: Final = 512
+"""To copy so much more is cheaper than another range, of which each takes 0.5 us."""
 
 
 class _Words(NamedTuple):
@@ -107,3 +117,96 @@ class PointerFinder:
         yield fp + self._target_slot, ALL_BITS
         for slot in plan.saved_exit_slots if words.saved else ():
             yield fp + slot, ALL_BITS
+
+
+class ObjectReader:
+    """Reads objects of one target, and what else is wanted at that moment, with one call."""
+
+    def __init__(self, plan: CapturePlan) -> None:
+        self._tag, self._size = plan.tag, plan.follow_size
+        self._gather = vm.Gather(vm.IOV_MAX, 1)
+        self._buffer = vm.Buffer(1 << _PAGE_BITS)
+        self._pointers = _NONE
+        self._places: dict[int, int] = {}
+        """Of the objects in what is read first."""
+        self._range_count = 0
+        self._objects_size = 0
+        self._objects = b""
+        self._followed: dict[int, bytes] = {}
+
+    def read(
+        self, reader: vm.Reader, pointers: frozenset[int], ranges: Sequence[tuple[int, int]]
+    ) -> tuple[dict[int, bytes], list[bytes | None]]:
+        """Return what pointers lead to, and the bytes of (address, size); the doubtful come last.
+
+        Objects are by pointer, without those that cannot be read; of ranges these are None.
+
+        Raises:
+            ProcessExited: The target is gone.
+            PermissionDenied: Not allowed any more.
+        """
+        if pointers != self._pointers:
+            self._lay_out(pointers)
+        remote, index, total = self._gather.remote, 2 * self._range_count, self._objects_size
+        for address, size in ranges[: vm.IOV_MAX - self._range_count]:
+            remote[index], remote[index + 1] = address, size
+            index += 2
+            total += size
+        if total > len(self._buffer.bytes):
+            self._buffer = vm.Buffer(total)
+        local = self._gather.local
+        local[0], local[1] = self._buffer.address, total
+        data = bytes(self._buffer.bytes[: self._gather.read(reader, 0, 1, 0, index >> 1)])
+        if len(data) < self._objects_size:
+            # Those that are gone would end every read of these from now on.
+            followed = self.read_each(reader, self._places)
+            self._lay_out(frozenset(followed))
+            self._pointers = pointers
+            return followed, reader.read_many(ranges)
+        at = self._objects_size
+        objects = data[:at]
+        if objects != self._objects:
+            self._objects = objects
+            self._followed = {
+                word: objects[place : place + self._size] for word, place in self._places.items()
+            }
+        found: list[bytes | None] = []
+        for _, size in ranges:
+            if at + size > len(data):
+                break
+            found.append(data[at : at + size])
+            at += size
+        if len(found) < len(ranges):
+            # One that cannot be read has ended it, or there were too many.
+            found += reader.read_many(ranges[len(found) :])
+        return self._followed, found
+
+    def _lay_out(self, pointers: frozenset[int]) -> None:
+        """Prepare to read objects: those that are close to each other as one range."""
+        ranges: list[tuple[int, int]] = []
+        places: dict[int, int] = {}
+        total = 0
+        for word in sorted(pointers)[:MAX_POINTERS]:
+            start = word - self._tag
+            end = start + self._size
+            first, last = ranges[-1] if ranges else (0, 0)
+            is_near = start - last <= _MAX_GAP_BYTES
+            if not ranges or not is_near or first >> _PAGE_BITS != end - 1 >> _PAGE_BITS:
+                ranges.append((start, end))
+                total += self._size
+            else:
+                ranges[-1] = (first, end)
+                total += end - last
+            places[word] = total - self._size
+        remote = self._gather.remote
+        for index, (start, end) in enumerate(ranges):
+            remote[2 * index], remote[2 * index + 1] = start, end - start
+        self._pointers, self._places = pointers, places
+        self._range_count, self._objects_size = len(ranges), total
+        self._objects, self._followed = b"", {}
+
+    def read_each(self, reader: vm.Reader, pointers: Collection[int]) -> dict[int, bytes]:
+        """Return what pointers lead to, if that is to be read only once."""
+        ranges = [(word - self._tag, self._size) for word in pointers]
+        found = zip(pointers, reader.read_many(ranges), strict=True)
+        return {word: data for word, data in found if data is not None}

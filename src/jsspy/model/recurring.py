@@ -17,9 +17,9 @@ from typing import Final, Generic, NamedTuple, TypeVar
 ALL_BITS: Final = (1 << 64) - 1
 """Of a word."""
 
-_MAX_KEPT: Final = 128
-"""Frames from which on parts are kept; beyond that it starts anew. Most parts take 5 KiB, one with
-1000 frames takes 200."""
+_MAX_KEPT: Final = 64
+"""Frames from which on parts are kept; beyond that it starts anew. Most parts take 5 KiB; of the
+largest stacks that are copied they take 120."""
 
 _MAX_VARIANTS: Final = 4
 """Parts from one frame on."""
@@ -36,8 +36,6 @@ class _Part(NamedTuple, Generic[_Found]):
     mask: int
     """Which bits count."""
     bits: int
-    masks: dict[int, int]
-    """The same by address of a word."""
     found: _Found
 
 
@@ -61,7 +59,7 @@ class Recurring(Generic[_Found]):
 
     def _find(self, frame: Hashable, stack: bytes, stack_start: int) -> _Part[_Found] | None:
         for part in self._parts.get(frame, ()):
-            start, end, mask, bits, _, _ = part
+            start, end, mask, bits, _ = part
             if start < stack_start or end - stack_start > len(stack):
                 continue
             data = stack[start - stack_start : end - stack_start]
@@ -103,19 +101,23 @@ class Recurring(Generic[_Found]):
             stack_start: Address of `stack[0]`.
             found: What it is.
         """
-        beyond = self._find(outer, stack, stack_start)
-        masks = dict(beyond.masks) if beyond is not None else {}
+        masks: dict[int, int] = {}
         for address, bits in words:
             masks[address] = masks.get(address, 0) | bits
         start, end = min(masks), max(masks) + 8
+        mask = 0
+        beyond = self._find(outer, stack, stack_start)
+        if beyond is not None:
+            start, end = min(start, beyond.start), max(end, beyond.end)
+            mask = beyond.mask << 8 * (beyond.start - start)
         if start < stack_start or end - stack_start > len(stack):
             return
         buffer = bytearray(end - start)
         for address, bits in masks.items():
             _WORD.pack_into(buffer, address - start, bits)
-        mask = int.from_bytes(buffer, "little")
+        mask |= int.from_bytes(buffer, "little")
         data = stack[start - stack_start : end - stack_start]
-        part = _Part(start, end, mask, int.from_bytes(data, "little") & mask, masks, found)
+        part = _Part(start, end, mask, int.from_bytes(data, "little") & mask, found)
         if len(self._parts) >= _MAX_KEPT:
             self._parts.clear()
         variants = self._parts.setdefault(frame, [])

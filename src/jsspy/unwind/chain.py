@@ -104,9 +104,6 @@ class _Outer(NamedTuple):
     spans: list[tuple[int, int]]
 
 
-_NO_OUTER = _Outer([], [], b"", b"", [])
-
-
 class ChainCutter:
     """Finds the chains of V8 frames in copies of one target's stacks.
 
@@ -165,20 +162,20 @@ class ChainCutter:
             fp, pc = frame.caller_fp, frame.caller_pc
         else:
             return None
-        chain = _join(frames, outer or _NO_OUTER)
         if len(frames) > 1:
             self._keep(snapshot, frames[1:], (fp, pc), outer)
+        rows, slots, spans = _join(frames, outer)
         pieces = [
             (max(first, start), stack[max(first - start, 0) : last - start if last else None])
-            for first, last in chain.spans
+            for first, last in spans
         ]
         return FrameChain(
             registers,
             snapshot.isolate,
             b"",
             Address(start + len(stack)),
-            chain.rows,
-            chain.slots,
+            rows,
+            slots,
             ((int(start), stack), *pieces),
         )
 
@@ -220,13 +217,20 @@ class ChainCutter:
             ]
             if frame.span is not None:
                 words += [(fp + slot, ALL_BITS) for slot in plan.saved_exit_slots]
+        followed = {it.pointer: it.copied for it in frames[first:] if it.pointer}
+        if outer is not None:
+            followed.update(zip(outer.pointers, outer.copied, strict=True))
         self._recurring.keep(
             looked_at[first][0],
             words,
             last if outer is not None else None,
             snapshot.stack,
             snapshot.stack_start,
-            _join(frames[first:], outer or _NO_OUTER),
+            _Outer(
+                list(followed),
+                list(followed.values()),
+                *_join(frames[first:], outer),
+            ),
         )
 
     def _read(self, snapshot: StackSnapshot, fp: int, pc: int, *, is_newest: bool) -> _Frame | None:
@@ -286,16 +290,16 @@ class ChainCutter:
         return 0
 
 
-def _join(frames: Sequence[_Frame], outer: _Outer) -> _Outer:
-    """Put frames before those that are beyond them."""
-    followed = [(frame.pointer, frame.copied) for frame in frames if frame.pointer]
-    return _Outer(
-        [pointer for pointer, _ in followed] + outer.pointers,
-        [copied for _, copied in followed] + outer.copied,
-        b"".join([ROW.pack(*frame.row) for frame in frames]) + outer.rows,
-        b"".join([SLOTS.pack(*frame.slots) for frame in frames]) + outer.slots,
-        [frame.span for frame in frames if frame.span is not None] + outer.spans,
-    )
+def _join(
+    frames: Sequence[_Frame], outer: _Outer | None
+) -> tuple[bytes, bytes, list[tuple[int, int]]]:
+    """Return rows, slots and spans of frames and those beyond them."""
+    rows = b"".join([ROW.pack(*frame.row) for frame in frames])
+    slots = b"".join([SLOTS.pack(*frame.slots) for frame in frames])
+    spans = [frame.span for frame in frames if frame.span is not None]
+    if outer is None:
+        return rows, slots, spans
+    return rows + outer.rows, slots + outer.slots, spans + outer.spans
 
 
 def _find_exit(snapshot: StackSnapshot, code: CodeMap) -> int:

@@ -1,15 +1,19 @@
-"""What frames point to: as the plan says, and the same whatever stacks were seen before."""
+"""What frames point to: as the plan says, and the same whatever was seen before."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import accumulate
 from struct import pack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsspy.engines.pointers import PointerFinder
+from jsspy.engines.pointers import ObjectReader, PointerFinder
+from jsspy.linux import vm
 from jsspy.model.capture import CapturePlan
 
 START = 0x7FFC_0000_1000
@@ -101,3 +105,59 @@ def test_stacks_that_were_seen_before_change_nothing(
             for place in map(fp, (3, 10, 40)):
                 expected = PointerFinder(plan).find(data, start, place)
                 assert finder.find(data, start, place) == expected
+
+
+SIZE = 32
+
+
+class Objects(vm.Reader):
+    """Reads our own memory, in which objects lie as far apart as is asked for."""
+
+    def __init__(self, gaps: Sequence[int]) -> None:
+        super().__init__(os.getpid())
+        self._buffer = vm.Buffer(8 << 12)
+        self.memory, self._address = self._buffer.bytes, self._buffer.address
+        places = [8 * at for at in accumulate(gaps)]
+        self.pointers = [self._address + place + 1 for place in places]
+        for place in range(0, len(self.memory), 8):
+            self.memory[place : place + 8] = (place * 7 + 1).to_bytes(8, "little")
+
+    def expected(self, pointer: int) -> bytes:
+        return bytes(self.memory[pointer - 1 - self._address :][:SIZE])
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=20), st.data())
+def test_objects_are_read_wherever_they_lie(gaps: list[int], data: st.DataObject) -> None:
+    with closing(Objects(gaps)) as reader:
+        objects = ObjectReader(PLAN)
+        others = [(1, SIZE), (8, 8)]
+        for _ in range(3):
+            some = data.draw(st.frozensets(st.sampled_from([*reader.pointers, 0x1_0001, 1])))
+            expected = {it: reader.expected(it) for it in some if it > 0x1_0001}
+            place = reader.pointers[-1] - 1
+            ranges = [(place, 8), (place + 8, 16), *others]
+            for _ in range(2):
+                followed, found = objects.read(reader, some, ranges)
+                assert followed == expected
+                last = reader.expected(place + 1)
+                assert found == [last[:8], last[8:24], None, None]
+
+
+def test_what_has_not_changed_is_the_same_and_what_has_is_not() -> None:
+    with closing(Objects([0, 10, 600])) as reader:
+        objects = ObjectReader(PLAN)
+        pointers = frozenset(reader.pointers)
+        first, _ = objects.read(reader, pointers, ())
+        again, _ = objects.read(reader, pointers, ())
+        assert again is first
+        reader.memory[80:88] = b"changed!"
+        now, _ = objects.read(reader, pointers, ())
+        assert now[reader.pointers[1]][:8] == b"changed!"
+        assert first[reader.pointers[1]][:8] != b"changed!"
+
+
+def test_more_ranges_than_one_call_takes_are_read() -> None:
+    with closing(Objects([1] * 40)) as reader:
+        ranges = [(pointer - 1, 8) for pointer in reader.pointers] * 30
+        _, found = ObjectReader(PLAN).read(reader, frozenset(), ranges)
+        assert found == [reader.expected(address + 1)[:8] for address, _ in ranges]

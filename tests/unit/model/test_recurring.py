@@ -61,7 +61,7 @@ def test_several_variants_are_kept_and_not_without_end() -> None:
     assert found == [None] * 6 + [6, 7, 8, 9]
     for fp in range(START, START + 8 * 1000, 8):
         recurring.keep(fp, [(START, ALL_BITS)], None, copy([1]), START, 1)
-    assert len(recurring._parts) <= 128
+    assert len(recurring._parts) <= 64
 
 
 def test_what_two_walks_found_is_worth_keeping_from_where_they_agree() -> None:
