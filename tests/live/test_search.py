@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,22 @@ def test_who_runs_and_who_comes_is_told_once(version: str) -> None:
         finally:
             discovery.close()
     assert told.count(one.process.pid) == told.count(other.process.pid) == 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("version", nodes.selected(("26.10.0",)))
+def test_a_large_binary_that_is_new_leaves_nothing(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with nodes.running(version, WAIT) as target:
+        discovery = Discovery(r"program\.js$")
+        try:
+            while target.process.pid not in discovery.poll():
+                time.sleep(0.01)
+            rollup = Path(f"/proc/{discovery.pid}/smaps_rollup").read_text(encoding="ascii")
+        finally:
+            discovery.close()
+    anonymous = next(line.split()[1] for line in rollup.splitlines() if line.startswith("Anon"))
+    # 10 MB without it, 25 MB while its symbols are read.
+    assert int(anonymous) < 14_000

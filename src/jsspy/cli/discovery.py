@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import jsspy
+from jsspy.linux.libc import map_large_blocks
 from jsspy.target.search import iter_node_processes
 
 _PAUSE_S = 2.0
@@ -66,6 +67,7 @@ class Discovery:
 
 def main() -> int:
     """Print the pid of each node process that matches the first argument, also of new ones."""
+    map_large_blocks()
     pattern = re.compile(sys.argv[1])
     parent = os.getppid()
     told: set[tuple[int, int]] = set()

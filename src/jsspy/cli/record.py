@@ -47,6 +47,7 @@ from jsspy.errors import NoSamples
 from jsspy.exporters.base import Exporter
 from jsspy.exporters.file import FileExporter, StreamExporter, open_destination
 from jsspy.formats.base import Format
+from jsspy.linux.libc import map_large_blocks
 from jsspy.model.mode import Mode, NativeFrames, Threads
 from jsspy.recorder import End, Recorder, RecordingOptions
 from jsspy.target.search import iter_node_processes
@@ -145,6 +146,7 @@ def record_command(
     if everyone and (pids or name is not None):
         raise click.UsageError("--all is everyone: it goes with neither --pid nor --name")
     chosen = choose_format(form, destination)
+    map_large_blocks()
 
     def run(
         recorder: Recording,

@@ -25,6 +25,7 @@ from jsspy.cli.interrupts import reaches_our_group
 from jsspy.cli.started import StartedCommand
 from jsspy.engines.base import CountingEngine
 from jsspy.errors import JsspyError, PermissionDenied, ProcessExited, ProcessNotFound
+from jsspy.linux.libc import map_large_blocks
 from jsspy.model.mode import NativeFrames
 from jsspy.model.profile import Profile, ProfileMeta
 from jsspy.recorder import Recorder, RecordingOptions
@@ -245,6 +246,7 @@ class _Sampler:
 
 def main() -> int:
     """Sample what the first argument describes."""
+    map_large_blocks()
     config = json.loads(sys.argv[1])
     writer = StreamWriter(config.pop("descriptor"))
     sampling = Sampling(**config)

@@ -49,6 +49,7 @@ from jsspy.cli.targets import (
     targeting_options,
 )
 from jsspy.errors import JsspyError
+from jsspy.linux.libc import map_large_blocks
 from jsspy.model.growth import GrowthTaker
 from jsspy.model.live import Account, LiveTable, View
 from jsspy.model.mode import Mode, NativeFrames, Threads
@@ -135,6 +136,7 @@ def top_command(
     was over.
     """
     check_command(command, pids, name)
+    map_large_blocks()
     found = [] if command else choose_pids(pids, name, "top")
     options = RecordingOptions(
         strict=strict,
