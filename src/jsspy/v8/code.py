@@ -547,7 +547,7 @@ class CodeReader:
             data = self._heap.read_byte_array(code.position_table, MAX_TABLE_SIZE)
             table = code.baseline = decode_baseline_offsets(
                 data, self._read_bytecodes(bytecode_array), sizes
-            )
+            ).packed()
         offset = table.find(pc - code.start - is_return_address)
         return -1 if offset is None else offset
 
@@ -591,7 +591,7 @@ class CodeReader:
             kind = self._heap.instance_type(word)
         if kind in arrays:
             data = self._heap.read_byte_array(TaggedPtr(word), MAX_TABLE_SIZE)
-            table = decode_positions(data, layout.position_encoding)
+            table = decode_positions(data, layout.position_encoding).packed()
         if len(self._bytecode_tables) >= _MAX_BYTECODE_TABLES:
             self._bytecode_tables.clear()
         forget = partial(self._bytecode_tables.pop, bytecode_array, None)
@@ -682,7 +682,7 @@ class CodeReader:
     def _read_inlining(self, code: CodeObject) -> _Inlining:
         layout, objects = self._layout.code, self._layout.objects
         data = self._heap.read_byte_array(code.position_table, MAX_TABLE_SIZE)
-        table = decode_positions(data, layout.position_encoding)
+        table = decode_positions(data, layout.position_encoding).packed()
         last = max(layout.deopt_shared_function_info, layout.deopt_inlining_positions)
         words = self._read_deopt_data(code, last + 1)
         if not words:
@@ -765,7 +765,7 @@ class CodeReader:
         )
         table = self._memory.read(Address(code.end + SAFEPOINT_HEADER_SIZE), header.table_size)
         safepoints = decode_safepoints(table, header)
-        checks = find_checks(self._memory.read(code.start, code.size), exits, safepoints)
+        checks = find_checks(self._memory.read(code.start, code.size), exits, safepoints).packed()
         return _Translations(
             checks,
             indexes,

@@ -10,7 +10,9 @@ A return address belongs to the instruction before it: callers look up `offset -
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jsspy.errors import MalformedData
@@ -41,8 +43,19 @@ PROLOGUE = -1
 class OffsetTable(NamedTuple):
     """Values that hold from one offset to the next; `offsets` ascends."""
 
-    offsets: list[int]
-    values: list[int]
+    offsets: Sequence[int]
+    values: Sequence[int]
+
+    def packed(self) -> OffsetTable:
+        """Return the same in a fifth of the memory, to be kept.
+
+        Raises:
+            MalformedData: A number has more than 64 bits.
+        """
+        try:
+            return OffsetTable(array("q", self.offsets), array("q", self.values))
+        except OverflowError as err:
+            raise MalformedData("position table", "a number of more than 64 bits") from err
 
     def find(self, offset: int) -> int | None:
         """Return the value of the last entry at or before `offset`."""

@@ -76,6 +76,17 @@ entries_strategy = st.lists(
 ).map(lambda entries: sorted(entries, key=lambda entry: entry[0]))
 
 
+@given(st.lists(st.integers(-5, 1 << 40)), st.integers(-6, 1 << 40))
+def test_packed_tables_find_the_same(offsets: list[int], offset: int) -> None:
+    table = OffsetTable(sorted(offsets), [hash(it) for it in offsets])
+    assert table.packed().find(offset) == table.find(offset)
+
+
+def test_numbers_beyond_64_bits_are_malformed() -> None:
+    with pytest.raises(MalformedData):
+        OffsetTable([1], [1 << 63]).packed()
+
+
 @given(entries_strategy, st.sampled_from(PositionEncoding))
 def test_decode_inverts_encode(
     entries: list[tuple[int, int, bool]], encoding: PositionEncoding
