@@ -84,7 +84,12 @@ def _numbers(name: str) -> list[int]:
 
 
 def make_initramfs(root: Path, busybox: Path) -> bytes:
-    """Return what mounts our root directory and runs a command in it."""
+    """Return what mounts our root directory and runs a command in it.
+
+    Args:
+        root: Unpacked packages of a kernel.
+        busybox: One that needs no library.
+    """
     files = {
         re.sub(r"\.ko.*", "", path.name).replace("-", "_"): path
         for path in root.glob("usr/lib/modules/*/kernel/**/*.ko*")
@@ -106,6 +111,8 @@ def make_initramfs(root: Path, busybox: Path) -> bytes:
 
     for name in MODULES:
         add(name)
+    if "9p" not in modules:
+        raise SystemExit("no 9p in the packages of this kernel: archives keep parts of old ones")
     directory, program = 0o40755, 0o100755
     init = INIT.format(modules=" ".join(modules)).encode("ascii")
     return b"".join((
