@@ -34,6 +34,7 @@ from jsspy.target.process import Target, V8Binary
 from jsspy.unwind.base import CodeMap, Region
 from jsspy.unwind.chain import ChainCutter, whole
 from jsspy.unwind.hybrid import HybridUnwinder
+from jsspy.unwind.trail import TrailWalker
 from jsspy.v8.async_chain import AsyncReader, derive_async_layout
 from jsspy.v8.function import FunctionReader
 from jsspy.v8.layout import Layout
@@ -143,7 +144,9 @@ class Resolver:
             else None
         )
         self._cutter = (
-            ChainCutter(self._plan, self._code, self._js) if self._js is not None else None
+            ChainCutter(self._plan, self._code, TrailWalker(self._code, self._unwinder), self._js)
+            if self._js is not None
+            else None
         )
         self._learn_ns: dict[int, int] = {}
         """Isolate -> when it was last looked at."""

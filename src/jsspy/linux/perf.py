@@ -79,8 +79,8 @@ _LOST: Final = struct.Struct("<8xQ")
 _TIME_AND_COUNT: Final = struct.Struct("<8xQQ")
 _USER: Final = struct.Struct(f"<Q{sum(map(bool, _REGISTER_BITS))}QQ")
 """The kind of registers (0: none), the registers, and the room for the stack."""
-_FRONT_BYTES: Final = 2048
-"""As much as is before the stack, unless kernel.perf_event_max_stack was raised from 127."""
+_FRONT_BYTES: Final = 512
+"""As much as is before the stack, unless it was 30 calls deep in the kernel."""
 _MAX_RECORD_BYTES: Final = 1 << 16
 
 _HEAD: Final = 1024 // 8

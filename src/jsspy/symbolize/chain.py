@@ -282,9 +282,10 @@ class ChainSymbolizer:
         if address != registers.rsp & ~7:
             return None
         fp: int = _WORD(chain.slots)[0]
-        trail = self._trails.walk(registers, chain.red_zone, data, fp)
-        if trail is None:
+        walked = self._trails.walk(registers, chain.red_zone, data)
+        if walked is None or walked[1] != fp:
             return None
+        trail = walked[0]
         generation = self._code.native_generation
         known = self._trail_frames.get(trail)
         if known is None or known[0] != generation:

@@ -16,6 +16,7 @@ from jsspy.model.capture import ROW, SLOTS, CapturePlan, FrameChain, RawFrame, S
 from jsspy.model.recurring import ALL_BITS, Recurring
 from jsspy.model.units import Address
 from jsspy.unwind.base import MAX_FRAMES, CodeMap, Region
+from jsspy.unwind.trail import TrailWalker
 from jsspy.v8.frames import FrameDecoder
 
 _MAX_STACK_BYTES = 64 << 20
@@ -26,6 +27,9 @@ _MAX_NATIVE_FRAMES = 100
 
 ENTRY_BYTES = 128
 """Of a piece lie below the fp of the entry frame that it belongs to (bpf/walk.bpf.c)."""
+
+_MAX_PIECES = 16
+"""That are kept, of up to 20 KB: a stack has one or a few."""
 
 _ALL: Final = (ALL_BITS,) * 5
 
@@ -108,17 +112,21 @@ class ChainCutter:
     """Finds the chains of V8 frames in copies of one target's stacks.
 
     For copies without the isolate's words, so that where native code was entered is not known: that
-    is the first frame on the chain from rbp which returns into V8's code, or, where there is none,
-    the exit frame of a moment later. It is for who unwinds the native code to see that it leads
-    there. What frames point to was followed a moment later, and has to belong to them.
+    is where unwinding leads to, or the first frame on the chain from rbp which returns into V8's
+    code, or, where there is none, the exit frame of a moment later. It is for who names the native
+    code to see that it leads there. What frames point to was followed a moment later, and has to
+    belong to them.
 
     Beyond the newest frame, words that no name follows from are left out (they are 0), and frames
     that are as they were in an earlier copy are not walked again.
     """
 
-    def __init__(self, plan: CapturePlan, code: CodeMap, judge: FrameJudge) -> None:
+    def __init__(
+        self, plan: CapturePlan, code: CodeMap, trails: TrailWalker, judge: FrameJudge
+    ) -> None:
         self._plan = plan
         self._code = code
+        self._trails = trails
         self._judge = judge
         self._slots = [(slot + _FRAME_BELOW) // 8 for slot in (plan.marker_slot, *plan.frame_slots)]
         # Up to V8 4.6 a frame is what both its context and its function say.
@@ -127,6 +135,8 @@ class ChainCutter:
         self._of_optimized = (context, ALL_BITS, 0, 0, 0)
         self._of_others = (context, ALL_BITS, ALL_BITS, ALL_BITS, 0)
         self._recurring: Recurring[_Outer] = Recurring()
+        self._pieces: dict[int, bytes] = {}
+        """The last ones, by address."""
         self._generation = -1
 
     def cut(self, snapshot: StackSnapshot) -> FrameChain | None:
@@ -144,7 +154,7 @@ class ChainCutter:
             self._recurring.clear()
         fp, pc = registers.rbp, registers.rip
         if self._code.find(pc).region is Region.NATIVE:
-            fp, pc = _find_exit(snapshot, self._code) or snapshot.late_exit_fp or 0, 0
+            fp, pc = self._find_exit(snapshot) or snapshot.late_exit_fp or 0, 0
         frames: list[_Frame] = []
         outer = None
         # Each turn goes up the stack.
@@ -165,10 +175,7 @@ class ChainCutter:
         if len(frames) > 1:
             self._keep(snapshot, frames[1:], (fp, pc), outer)
         rows, slots, spans = _join(frames, outer)
-        pieces = [
-            (max(first, start), stack[max(first - start, 0) : last - start if last else None])
-            for first, last in spans
-        ]
+        pieces = [self._piece(stack, start, max(first, start), last) for first, last in spans]
         return FrameChain(
             registers,
             snapshot.isolate,
@@ -178,6 +185,39 @@ class ChainCutter:
             slots,
             ((int(start), stack), *pieces),
         )
+
+    def _find_exit(self, snapshot: StackSnapshot) -> int:
+        """Return the first of V8's frames above native code; 0 if it is not found."""
+        registers, start, stack = snapshot.registers, snapshot.stack_start, snapshot.stack
+        walked = self._trails.walk(registers, b"", stack)
+        if walked is not None:
+            return walked[1]
+        fp, last = registers.rbp, start - 1
+        for _ in range(_MAX_NATIVE_FRAMES):
+            if not last < fp <= start + len(stack) - 16 or fp & 7:
+                return 0
+            caller_fp, pc = _LINK.unpack_from(stack, fp - start)
+            region = self._code.find(pc).region
+            if region in (Region.GENERATED, Region.BUILTINS):
+                return int(caller_fp)
+            if region is not Region.NATIVE:
+                return 0
+            fp, last = caller_fp, fp
+        return 0
+
+    def _piece(self, stack: bytes, start: int, first: int, last: int) -> tuple[int, bytes]:
+        """Return a piece of a copy; the very object that it was before if it is the same."""
+        last = last or start + len(stack)
+        piece = self._pieces.get(first)
+        if (
+            piece is None
+            or len(piece) != last - first
+            or not stack.startswith(piece, first - start)
+        ):
+            if len(self._pieces) >= _MAX_PIECES:
+                self._pieces.clear()
+            piece = self._pieces[first] = stack[first - start : last - start]
+        return first, piece
 
     def _find_outer(self, snapshot: StackSnapshot, fp: int, pc: int) -> _Outer | None:
         """Return the frames from one on, if they were walked before and nothing has changed."""
@@ -236,7 +276,7 @@ class ChainCutter:
     def _read(self, snapshot: StackSnapshot, fp: int, pc: int, *, is_newest: bool) -> _Frame | None:
         """Return the frame at `fp`; None if there is none, or it was not followed in time."""
         plan, stack, at = self._plan, snapshot.stack, fp - snapshot.stack_start
-        if not 0 <= at < len(stack) - _FRAME_ABOVE + 8 or fp & 7:
+        if not 0 <= at <= len(stack) - _FRAME_ABOVE or fp & 7:
             return None
         if at >= _FRAME_BELOW:
             frame = _WINDOW.unpack_from(stack, at - _FRAME_BELOW)
@@ -300,23 +340,6 @@ def _join(
     if outer is None:
         return rows, slots, spans
     return rows + outer.rows, slots + outer.slots, spans + outer.spans
-
-
-def _find_exit(snapshot: StackSnapshot, code: CodeMap) -> int:
-    """Return the first frame on the chain from rbp that is V8's; 0 if it leads nowhere."""
-    start, stack = snapshot.stack_start, snapshot.stack
-    fp, last = snapshot.registers.rbp, start - 1
-    for _ in range(_MAX_NATIVE_FRAMES):
-        if not last < fp <= start + len(stack) - 16 or fp & 7:
-            return 0
-        caller_fp, pc = _LINK.unpack_from(stack, fp - start)
-        region = code.find(pc).region
-        if region in (Region.GENERATED, Region.BUILTINS):
-            return int(caller_fp)
-        if region is not Region.NATIVE:
-            return 0
-        fp, last = caller_fp, fp
-    return 0
 
 
 def _object(plan: CapturePlan, word: int) -> bytes:

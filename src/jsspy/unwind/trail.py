@@ -29,14 +29,13 @@ class TrailWalker:
         """By pc, that of a leaf negated; None: leave it to others."""
         self._generation = -1
 
-    def walk(self, registers: Registers, red_zone: bytes, stack: bytes, fp: int) -> Trail | None:
-        """Return the pcs up to V8's code, if that leads to the frame at `fp`.
+    def walk(self, registers: Registers, red_zone: bytes, stack: bytes) -> tuple[Trail, int] | None:
+        """Return the pcs up to V8's code, and the fp of the frame there.
 
         Args:
             registers: Of the leaf, in native code.
             red_zone: What is right below `stack`; some functions keep there where they were called.
             stack: From rsp, rounded down to a multiple of 8, on.
-            fp: Of the newest V8 frame.
         """
         if self._generation != self._code.native_generation:
             self._generation = self._code.native_generation
@@ -44,7 +43,8 @@ class TrailWalker:
         steps = self._steps
         rsp, rbp = registers.rsp, registers.rbp
         start = (rsp & ~7) - len(red_zone)
-        words = memoryview(red_zone + stack).cast("Q")
+        data = red_zone + stack
+        words = memoryview(data[: len(data) & ~7]).cast("Q")
         trail: list[int] = []
         key = -registers.rip
         # Each turn goes up the stack, or ends.
@@ -53,7 +53,7 @@ class TrailWalker:
                 step = steps[key]
             except KeyError:
                 if trail and self._code.find(key).region is not Region.NATIVE:
-                    return tuple(trail) if rbp == fp and rsp <= fp else None
+                    return (tuple(trail), rbp) if rsp <= rbp else None
                 step = self._learn(key)
             if step is None:
                 return None

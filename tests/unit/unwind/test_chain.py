@@ -13,6 +13,7 @@ from chains import walk
 from jsspy.model.capture import ROW, SLOTS, FrameChain, RawFrame, StackSnapshot
 from jsspy.model.units import Address
 from jsspy.unwind.chain import ChainCutter
+from jsspy.unwind.trail import TrailWalker
 from jsspy.v8.plan import make_plan
 from stack_world import (
     CONTEXT,
@@ -78,6 +79,12 @@ class Program:
         )
 
 
+def make_cutter(program: Program, judge: Judge | None = None) -> ChainCutter:
+    world = program.world
+    trails = TrailWalker(world.code, world.unwinder)
+    return ChainCutter(PLAN, world.code, trails, judge or Judge())
+
+
 def make_object(shared: int) -> bytes:
     data = bytearray(PLAN.follow_size)
     pack_into("<Q", data, PLAN.follow_word, shared)
@@ -108,7 +115,7 @@ def program() -> Program:
 
 @pytest.mark.parametrize("seen", [0, 1, 2, 3])
 def test_it_is_the_chain_that_the_kernel_walks(program: Program, seen: int) -> None:
-    cutter = ChainCutter(PLAN, program.world.code, Judge())
+    cutter = make_cutter(program)
     native = program.snapshot(RUNTIME + 4, 4)
     script = program.snapshot(OPTIMIZED + 4, program.fp)
     for _ in range(seen):
@@ -126,7 +133,7 @@ def test_it_is_the_chain_that_the_kernel_walks(program: Program, seen: int) -> N
 
 @pytest.mark.parametrize("seen", [0, 3])
 def test_what_was_not_followed_or_does_not_belong_is_no_chain(program: Program, seen: int) -> None:
-    cutter = ChainCutter(PLAN, program.world.code, Judge())
+    cutter = make_cutter(program)
     snapshot = program.snapshot(RUNTIME + 4, 4)
     for _ in range(seen):
         cutter.cut(snapshot)
@@ -138,11 +145,11 @@ def test_what_was_not_followed_or_does_not_belong_is_no_chain(program: Program, 
     assert cutter.cut(snapshot._replace(isolate=Address(0))) is None
 
 
-@pytest.mark.parametrize("missing", range(8, 400, 8))
+@pytest.mark.parametrize("missing", range(4, 400, 4))
 def test_a_copy_that_does_not_reach_the_end_is_a_chain_if_its_frames_are_there(
     program: Program, missing: int
 ) -> None:
-    cutter = ChainCutter(PLAN, program.world.code, Judge())
+    cutter = make_cutter(program)
     snapshot = program.snapshot(RUNTIME + 4, 4)
     less = snapshot._replace(stack=snapshot.stack[:-missing], stack_complete=False)
     for copy in (less, snapshot, snapshot, snapshot, less):
@@ -154,7 +161,7 @@ def test_a_copy_that_does_not_reach_the_end_is_a_chain_if_its_frames_are_there(
 
 def test_nothing_is_kept_when_something_is_gone(program: Program) -> None:
     judge = Judge()
-    cutter = ChainCutter(PLAN, program.world.code, judge)
+    cutter = make_cutter(program, judge)
     snapshot = program.snapshot(RUNTIME + 4, 4)
     for _ in range(3):
         assert cutter.cut(snapshot) is not None
@@ -177,11 +184,10 @@ def test_copies_that_were_seen_before_change_nothing(
     changed: Sequence[Sequence[tuple[int, int]]],
 ) -> None:
     program = Program()
-    code = program.world.code
-    cutter = ChainCutter(PLAN, code, Judge())
+    cutter = make_cutter(program)
     for some in ((), (), *changed, ()):
         for snapshot in (
             program.snapshot(RUNTIME + 4, 4, some),
             program.snapshot(OPTIMIZED + 4, program.fp, some),
         ):
-            assert cutter.cut(snapshot) == ChainCutter(PLAN, code, Judge()).cut(snapshot)
+            assert cutter.cut(snapshot) == make_cutter(program).cut(snapshot)
