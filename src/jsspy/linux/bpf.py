@@ -38,7 +38,11 @@ _ATTACH_PERF_EVENT: Final = 41
 
 _LOG_BYTES: Final = 16 << 20
 _LOG_TAIL: Final = 2000
-"""Of the verifier's log goes into the error: the reason stands at its end."""
+"""Of the verifier's log is kept with the error: the reason stands at its end."""
+
+_STATISTICS: Final = ("processed ", "verification time ", "stack depth ")
+"""How the lines of the log begin that have no reason. Source: print_verification_stats in
+kernel/bpf/verifier.c, at v6.12."""
 
 _MAX_OBJECT_BYTES: Final = 1 << 20
 """Our own has 10 KiB."""
@@ -78,12 +82,14 @@ class Refused(JsspyError):
 
     Attributes:
         code: errno.
-        log: What the verifier said, its end; "" if it said nothing.
+        log: What the verifier said, its end; "" if it said nothing. The last line but for its
+            statistics is the reason, and a part of the message.
     """
 
     def __init__(self, what: str, code: int, log: str = "") -> None:
         text = f"cannot {what}: {os.strerror(code).lower()}"
-        super().__init__(f"{text}\n{log}" if log else text)
+        lines = [line for line in log.splitlines() if line and not line.startswith(_STATISTICS)]
+        super().__init__(": ".join([text, *lines[-1:]]))
         self.code = code
         self.log = log
 

@@ -375,7 +375,8 @@ def decide_bpf_refused(
 ) -> tuple[str, str | None]:
     """Say why bpf(2) was refused; see `explain_bpf_refused`.
 
-    Source: kernel/bpf/syscall.c, __sys_bpf and bpf_prog_load, at v6.12.
+    Source: kernel/bpf/syscall.c, __sys_bpf and bpf_prog_load; kernel/trace/bpf_trace.c,
+    bpf_tracing_func_proto; kernel/bpf/verifier.c, fixup_call_args, at v6.12.
     """
     sudo = "sudo jsspy record ..."
     if code == errno.ENOSYS:
@@ -401,16 +402,23 @@ def decide_bpf_refused(
             disabled = facts.unprivileged_bpf_disabled
             setting = f" (kernel.unprivileged_bpf_disabled is {disabled})" if disabled else ""
             return f"we lack {lacking}{setting}", sudo
-        if facts.lockdown == "confidentiality":
-            return (
-                "kernel lockdown is set to confidentiality: BPF programs may not read memory",
-                "boot without lockdown=confidentiality",
-            )
         if facts.seccomp == 2:
             return "a seccomp filter on us forbids bpf(2)", None
     if facts.linux < needed:
         has, needs = (".".join(map(str, version)) for version in (facts.linux, needed))
         return f"this kernel is too old: it is Linux {has}, and {needs} is needed", None
+    if facts.lockdown == "confidentiality":
+        # EINVAL: helpers that read are then unknown to the verifier.
+        return (
+            "kernel lockdown is set to confidentiality: BPF programs may not read memory",
+            "boot without lockdown=confidentiality",
+        )
+    if "non-JITed" in message:
+        # The verifier's words where it meets bpf_loop. In containers the setting is not to be seen.
+        return (
+            "the kernel's compiler for BPF programs is off (net.core.bpf_jit_enable is 0)",
+            "sudo sysctl net.core.bpf_jit_enable=1",
+        )
     return message, None
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from jsspy.linux.bpf import Refused
 from jsspy.linux.caps import Capability, Facts, decide_bpf_refused, decide_perf_refused
 
 FACTS = Facts(
@@ -41,7 +42,7 @@ BPF = {
     "namespace": (replace(ROOT, in_user_namespace=True), errno.EPERM, "user namespace", "host"),
     "lockdown": (
         replace(ROOT, lockdown="confidentiality"),
-        errno.EPERM,
+        errno.EINVAL,
         "confidentiality",
         "boot without",
     ),
@@ -93,6 +94,19 @@ def check(found: tuple[str, str | None], sentence: str, hint: str | None) -> Non
     else:
         assert found[1] is not None
         assert hint in found[1]
+
+
+def test_the_compiler_is_off() -> None:
+    message = "cannot load: invalid argument: callbacks are not allowed in non-JITed programs"
+    found = decide_bpf_refused(ROOT, errno.EINVAL, message, (5, 17))
+    check(found, "net.core.bpf_jit_enable is 0", "sudo sysctl net.core.bpf_jit_enable=1")
+
+
+@pytest.mark.parametrize("log", ["", "\nprocessed 416 insns (limit 1000000)\n"])
+def test_the_verifiers_reason_is_one_line(log: str) -> None:
+    refused = Refused("load it", errno.EINVAL, f"459: r3 += 8\n460: call\nunknown func{log}")
+    assert refused.message == "cannot load it: invalid argument: unknown func"
+    assert Refused("load it", errno.EINVAL).message == "cannot load it: invalid argument"
 
 
 @pytest.mark.parametrize("case", BPF)
