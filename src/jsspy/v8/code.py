@@ -137,6 +137,15 @@ class _Translations(NamedTuple):
     shared: TaggedPtr
 
 
+_MOV_R13 = b"\x49\xc7\xc5"
+_CALL = 0xE8
+_MARKED_EXIT_SIZE = 8
+"""A deoptimization exit of V8 8 and before: mov r13, index; call rel32."""
+
+_EXIT_SIZES = {b"\x41\xff\x55": 4, b"\x41\xff\x95": 7}
+"""Since V8 9 exits are equal calls, call [r13 + n], in the order of the entries."""
+
+
 @dataclass(slots=True, eq=False)
 class CodeObject:
     """One piece of machine code, as it was when it was last read."""
@@ -616,8 +625,10 @@ class CodeReader:
         inlining = code.inlining
         if inlining is None:
             inlining = code.inlining = self._read_inlining(code)
-        offset = pc - code.start - is_return_address
-        position = inlining.table.find(offset)
+        offset: int | None = pc - code.start
+        if is_return_address:
+            offset = self._before_trampoline(code, pc - code.start)
+        position = None if offset is None else inlining.table.find(offset - is_return_address)
         if position is None:
             return [InlinedPosition(inlining.shared, None)]
         result: list[InlinedPosition] = []
@@ -630,6 +641,42 @@ class CodeReader:
                 raise MalformedData("inlining positions", f"no function {place.function}")
             result.append(InlinedPosition(shared, place.position))
         return result
+
+    def _before_trampoline(self, code: CodeObject, offset: int) -> int | None:
+        """Return the return address that was there before V8 put another one in its place.
+
+        A frame whose code is thrown away while it runs is to be deoptimized when it is returned to:
+        V8 lets it return to one of the code's deoptimization exits. That belongs to an entry of the
+        deoptimization data, the third word of which is where the call returns to. Source:
+        `ActivationsFinder::VisitThread` in src/deoptimizer/deoptimizer.cc at 9.4 and 13.6.
+
+        Args:
+            code: Code of TurboFan.
+            offset: A return address, from the start of the code.
+
+        Returns:
+            `offset` if it is not that of an exit; None if it is, but not whose.
+        """
+        instruction = self._memory.read(Address(code.start + offset), _MARKED_EXIT_SIZE)
+        marked = instruction[:3] == _MOV_R13 and instruction[7] == _CALL
+        if not marked and instruction[:3] not in _EXIT_SIZES:
+            return offset
+        words = self._read_deopt_data(code, -1)
+        first = self._layout.code.deopt_inlining_positions + 1
+        if marked:
+            # V8 8 and before; up to two words lie between, and entries have three.
+            index = int.from_bytes(instruction[3:7], "little")
+            first += (len(words) - first) % 3
+        else:
+            size = _EXIT_SIZES[instruction[:3]]
+            start, eager, lazy = (word >> 32 for word in words[first : first + 3])
+            index, rest = divmod(offset - start, size)
+            if rest or not eager <= index < eager + lazy:
+                return offset
+            first += 3
+        entry = words[first + 3 * index : first + 3 * index + 3]
+        found = entry[2] >> 32 if len(entry) == 3 else 0
+        return found if 0 < found < code.size else None
 
     def _read_deopt_data(self, code: CodeObject, count: int) -> tuple[int, ...]:
         """Read the first `count` words of the deoptimization data; none of an empty one.

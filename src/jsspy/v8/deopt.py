@@ -211,7 +211,9 @@ def decode_safepoints(table: bytes, header: SafepointHeader) -> dict[int, int]:
     """Decode the entries of a Maglev safepoint table.
 
     Returns:
-        Return address, as offset in the code -> deopt index, -1 where a call cannot deoptimize.
+        Return address, as offset in the code -> deopt index, -1 where a call cannot deoptimize. So
+        is a trampoline, which V8 puts in place of the return address of a frame that is to be
+        deoptimized when it is returned to.
 
     Raises:
         MalformedData: The table is cut off, or return addresses do not ascend.
@@ -229,6 +231,11 @@ def decode_safepoints(table: bytes, header: SafepointHeader) -> dict[int, int]:
             raise MalformedData("safepoint table", "return addresses do not ascend")
         deopt = int.from_bytes(table[at + pc_size : at + pc_size + deopt_index_size], "little")
         result[pc] = deopt - 1
+        if deopt_index_size:
+            first = at + pc_size + deopt_index_size
+            trampoline = int.from_bytes(table[first : first + pc_size], "little")
+            if trampoline:
+                result[trampoline - 1] = deopt - 1
         last = pc
     return result
 

@@ -56,6 +56,8 @@ _MAX_UNOPTIMIZED = 1 << 12
 """Functions whose unoptimized code is remembered."""
 
 _NO_DEOPTIMIZATION = 0xFFFFFF
+_TRAMPOLINE_AT = 8
+_NO_TRAMPOLINE = 0xFFFFFFFF
 """Deoptimization index of a safepoint that has none; the index has 24 bits."""
 
 SELF_LITERAL = -239
@@ -211,14 +213,20 @@ def decode_safepoints(data: bytes, entry_size: int) -> dict[int, int]:
 
     Returns:
         Offset of a return address -> index of the deoptimization entry. Calls that cannot
-        deoptimize are left out.
+        deoptimize are left out. Where a frame is to be deoptimized as soon as it is returned to, V8
+        puts the address of a trampoline in place of the return address: it is of the same entry.
+        Source: `ActivationsFinder::VisitThread` in src/deoptimizer.cc at 6.8.
     """
-    result = {}
+    result: dict[int, int] = {}
     for at in range(0, len(data) - entry_size + 1, entry_size):
         pc, info = struct.unpack_from("<II", data, at)
         index = info & _NO_DEOPTIMIZATION
         if index != _NO_DEOPTIMIZATION:
             result[pc] = index
+            if entry_size > _TRAMPOLINE_AT:
+                (trampoline,) = struct.unpack_from("<I", data, at + _TRAMPOLINE_AT)
+                if trampoline != _NO_TRAMPOLINE:
+                    result[trampoline] = index
     return result
 
 

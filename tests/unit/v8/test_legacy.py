@@ -121,8 +121,12 @@ def test_any_bytes_are_relocation_info_or_malformed(
 def test_safepoints_without_deoptimization_are_left_out() -> None:
     rows = struct.pack("<6I", 10, 7, 20, 0xFFFFFF, 30, 3 << 24 | 8)
     assert decode_safepoints(rows, 8) == {10: 7, 30: 8}
-    wide = struct.pack("<6I", 10, 7, 99, 20, 0xFFFFFF, 99)
+    wide = struct.pack("<6I", 10, 7, 0xFFFFFFFF, 20, 0xFFFFFF, 0xFFFFFFFF)
     assert decode_safepoints(wide, 12) == {10: 7}
+
+
+def test_a_trampoline_has_the_place_of_its_call() -> None:
+    assert decode_safepoints(struct.pack("<3I", 10, 7, 99), 12) == {10: 7, 99: 7}
 
 
 def numbers(*values: int) -> bytes:
