@@ -195,18 +195,18 @@ class Session:
         if (
             threads
             and not self.is_tested
-            and not self._test(self.v8, self.layout, max(plan.isolate for plan in threads))
+            and not self._test(self.v8, self.layout, max(threads, key=lambda it: it.isolate))
         ):
             return []
         return threads
 
-    def _test(self, v8: V8Binary, layout: Layout, isolate: Address) -> bool:
+    def _test(self, v8: V8Binary, layout: Layout, thread: ThreadPlan) -> bool:
         """Try the layout before anything is named by it; return whether it is to be used.
 
         Raises:
             UnknownV8: That is to be an error, and the layout is not what this V8 has.
         """
-        result = run_self_test(self.target.memory, v8, layout, isolate)
+        result = run_self_test(self.target.memory, v8, layout, thread)
         if result.confidence is not Confidence.FAILED:
             self.is_tested, self._first_test_ns = True, 0
             if result.untested:

@@ -22,6 +22,7 @@ from jsspy.cli.annotate import annotate
 from jsspy.cli.perf_map import perf_map_command
 from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import UnknownV8
+from jsspy.model.capture import ThreadPlan
 from jsspy.model.mode import Mode, Threads
 from jsspy.model.stack import FrameKind
 from jsspy.recorder import Recorder, RecordingOptions
@@ -241,8 +242,8 @@ def test_any_release_works_without_code_of_its_own(version: str) -> None:
     scenario = "each" if is_legacy else "map"
     with started((node, program, scenario, "js")) as (pid, line):
         sites = [tuple(site) for site in json.loads(line)]
-        target, v8, layout, isolate = attach(pid)
-        result = run_self_test(target.memory, v8, layout, isolate)
+        target, v8, layout, thread = attach(pid)
+        result = run_self_test(target.memory, v8, layout, thread)
         target.close()
         recording = record(pid, 20, at_once=is_legacy)
     assert result.confidence is not Confidence.FAILED, result.failures
@@ -257,13 +258,13 @@ def test_any_release_works_without_code_of_its_own(version: str) -> None:
     assert all(sample.stack.truncated is None for sample in recording.samples)
 
 
-def attach(pid: int) -> tuple[Target, V8Binary, Layout, int]:
+def attach(pid: int) -> tuple[Target, V8Binary, Layout, ThreadPlan]:
     """Open a process; return what the self-test needs."""
     target = Target.open(pid)
     v8 = target.find_v8()
     assert v8 is not None
     layout = load_layout(v8.elf)
-    return target, v8, layout, find_threads(target, v8, layout)[0].isolate
+    return target, v8, layout, find_threads(target, v8, layout)[0]
 
 
 POOL = """
@@ -330,9 +331,9 @@ def test_the_self_test_passes(version: str, tmp_path: Path) -> None:
     program = tmp_path / "idle.js"
     program.write_text(IDLE, encoding="utf-8")
     with started((nodes.find(version), program)) as (pid, _):
-        target, v8, layout, isolate = attach(pid)
+        target, v8, layout, thread = attach(pid)
         for _ in range(TRIES):
-            result = run_self_test(target.memory, v8, layout, isolate)
+            result = run_self_test(target.memory, v8, layout, thread)
             if not result.failures:
                 break
         target.close()
@@ -388,16 +389,35 @@ def corrupted(layout: Layout) -> Iterator[tuple[str, Layout]]:
         )
 
 
+ENDLESS = """
+function spin() { for (var end = Date.now() + 100; Date.now() < end;); }
+function forever() { for (;;) spin(); }
+console.log('ready');
+forever();
+"""
+
+
+@pytest.mark.parametrize("version", nodes.selected(nodes.VERSIONS))
+def test_the_self_test_knows_who_never_returns(version: str, tmp_path: Path) -> None:
+    program = tmp_path / "endless.js"
+    program.write_text(ENDLESS, encoding="utf-8")
+    with nodes.running(version, program) as running:
+        target, v8, layout, thread = attach(running.pid)
+        result = run_self_test(target.memory, v8, layout, thread)
+        target.close()
+    assert result.confidence is not Confidence.FAILED, result.failures
+
+
 @pytest.mark.parametrize("version", nodes.selected(nodes.MODERN))
 def test_the_self_test_catches_every_wrong_field(version: str, tmp_path: Path) -> None:
     program = tmp_path / "idle.js"
     program.write_text(IDLE, encoding="utf-8")
     with started((nodes.find(version), program)) as (pid, _):
-        target, v8, layout, isolate = attach(pid)
+        target, v8, layout, thread = attach(pid)
         passed = [
             name
             for name, wrong in corrupted(layout)
-            if run_self_test(target.memory, v8, wrong, isolate).confidence is not Confidence.FAILED
+            if run_self_test(target.memory, v8, wrong, thread).confidence is not Confidence.FAILED
         ]
         target.close()
     assert passed == []

@@ -16,6 +16,7 @@ from jsspy.engines.ptrace import PtraceEngine
 from jsspy.errors import JsspyError, NotNode, UnknownV8
 from jsspy.linux.caps import Capability, Facts, read_facts
 from jsspy.linux.procfs import read_status
+from jsspy.model.capture import ThreadPlan
 from jsspy.model.mode import Mode
 from jsspy.recorder import Recorder
 from jsspy.target.node import find_node_version
@@ -201,7 +202,7 @@ def _check_process(pid: int) -> tuple[list[Check], int]:
         checks.append(Check("isolates", bool(threads), f"{len(threads)} threads: {found}"))
         checks += _check_engines(pid)
         if threads:
-            checks.append(_check_layout(target, v8, layout, threads[0].isolate))
+            checks.append(_check_layout(target, v8, layout, threads[0]))
         checks.append(_check_samples(pid))
     except UnknownV8 as err:
         checks.append(Check("V8", False, f"{err.message}: native frames only", err.hint))
@@ -214,9 +215,9 @@ def _check_process(pid: int) -> tuple[list[Check], int]:
     return checks, 0 if all(check.ok is not False for check in checks) else 1
 
 
-def _check_layout(target: Target, v8: V8Binary, layout: Layout, isolate: int) -> Check:
+def _check_layout(target: Target, v8: V8Binary, layout: Layout, thread: ThreadPlan) -> Check:
     """Say how sure jsspy is of what it believes of this V8."""
-    result = run_self_test(target.memory, v8, layout, isolate)
+    result = run_self_test(target.memory, v8, layout, thread)
     marks = {True: "", False: "FAILED: ", None: "not tested: "}
     found = "; ".join(f"{it.name}: {marks[it.passed]}{it.finding}" for it in result.checks)
     return Check(

@@ -20,10 +20,12 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from jsspy.errors import FaultError, MalformedData
+from jsspy.model.capture import ThreadPlan
 from jsspy.model.units import Address, FileAddress, TaggedPtr
 from jsspy.target.elf import ElfFile
 from jsspy.target.memory import Memory
@@ -39,6 +41,8 @@ from jsspy.v8.stripped import PREFIX, builtin_symbols
 _ROOT_WORDS = 1536
 _HEAD_WORDS = 10
 _CONTEXT_WORDS = 400
+_STACK_SIZES = (128 << 10, 32 << 10)
+"""Above the first frames of a main thread are its arguments and its environment."""
 _NATIVE_LENGTHS = range(40, 2000)
 """Slots of a native context: 66 in V8 3.14, 370 in 14.6."""
 _NEAR_WORDS = 10
@@ -127,13 +131,13 @@ class SelfTest(NamedTuple):
         )
 
 
-def run_self_test(memory: Memory, v8: V8Binary, layout: Layout, isolate: int) -> SelfTest:
-    """Try a layout on an isolate of a process that runs.
+def run_self_test(memory: Memory, v8: V8Binary, layout: Layout, thread: ThreadPlan) -> SelfTest:
+    """Try a layout on a thread of a process that runs, and on its isolate.
 
     Raises:
         ProcessExited: It ended.
     """
-    test = _Test(memory, v8.elf, layout, isolate)
+    test = _Test(memory, v8.elf, layout, thread)
     tried = [
         ("context", test.check_context),
         ("functions", test.check_functions),
@@ -175,11 +179,12 @@ def _try(check: Callable[[], _Finding]) -> _Finding:
 class _Test:
     """The checks, and what they share. Fields of objects are read by the readers under test."""
 
-    def __init__(self, memory: Memory, elf: ElfFile, layout: Layout, isolate: int) -> None:
+    def __init__(self, memory: Memory, elf: ElfFile, layout: Layout, thread: ThreadPlan) -> None:
         self._memory = memory
         self._elf = elf
         self._layout = layout
-        self._isolate = isolate
+        self._isolate = thread.isolate
+        self._stack_end = thread.stack_end
         self._heap = Heap(memory, layout)
         self._reader = FunctionReader(self._heap)
         self._codes = CodeReader(self._heap, self._reader)
@@ -202,12 +207,12 @@ class _Test:
         if not is_heap_object(context):
             return False, f"{context:#x} is no object"
         # That of a function leads to the native one, through a slot or through its map.
+        near = self._read_objects(context, _NEAR_WORDS)
+        candidates = [context, *near, *self._behind_map(context)]
+        # Up to V8 4 it is the global object that has it.
+        candidates += chain.from_iterable(self._read_objects(it, _NEAR_WORDS) for it in near)
         native, names = 0, set[str]()
-        for candidate in [
-            context,
-            *self._read_objects(context, _NEAR_WORDS),
-            *self._behind_map(context),
-        ]:
+        for candidate in dict.fromkeys(candidates):
             if self._length(candidate) in _NATIVE_LENGTHS:
                 native += 1
                 names = self._names_in(candidate)
@@ -229,15 +234,8 @@ class _Test:
 
         Those of its functions that have a script are kept: so they are before V8 7.
         """
-        slot = self._layout.objects.js_function_shared
-        words = self._read_objects(context, _CONTEXT_WORDS)
-        heads = self._memory.read_many([(word - 1 + slot, 8) for word in words])
-        shared_type = self._layout.types.shared_function_info
         names: set[str] = set()
-        for word in self._select([_int64(head or b"", 0) for head in heads], shared_type):
-            function = self._reader.read_shared(word)
-            if function is None:
-                continue
+        for function in self._functions_in(self._read_objects(context, _CONTEXT_WORDS)):
             names |= _BUILTINS & {function.name}
             if function.script is not None and function.script.url:
                 self._functions.append(function)
@@ -245,10 +243,32 @@ class _Test:
                 break
         return names
 
+    def _functions_in(self, words: Sequence[int]) -> Iterator[SharedFunctionInfo]:
+        """Yield what those of some words have that are functions."""
+        slot = self._layout.objects.js_function_shared
+        heads = self._memory.read_many([(word - 1 + slot, 8) for word in words])
+        shared_type = self._layout.types.shared_function_info
+        for word in self._select([_int64(head or b"", 0) for head in heads], shared_type):
+            function = self._reader.read_shared(word)
+            if function is not None:
+                yield function
+
+    def _functions_on_stack(self) -> Iterator[SharedFunctionInfo]:
+        """Yield functions with a script that lie where the thread's first frames are."""
+        end = self._stack_end
+        parts = self._memory.read_many([(end - size, size) for size in _STACK_SIZES])
+        data = next(filter(None, parts), b"")
+        words = {word for (word,) in struct.iter_unpack("<Q", data) if _can_be_object(word)}
+        for function in self._functions_in(sorted(words)):
+            if function.script is not None and function.script.url:
+                yield function
+
     def check_functions(self) -> _Finding:
         """Look whether the source says of functions what their positions and names do."""
         for script in self._find_scripts():
             self._functions += self._functions_of(script)
+        if not self._functions:
+            self._functions += self._functions_on_stack()
         tried = good = 0
         sources: dict[Script, str] = {}
         for function in self._functions[:_MAX_FUNCTIONS]:
