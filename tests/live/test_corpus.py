@@ -75,8 +75,6 @@ process.stdin.on('end', function () {
 _PARAGRAPH = re.compile(r"\n\n(?=test\(|// |harness\.start)")
 
 VERSIONS = nodes.VERSIONS
-FEW_VERSIONS = ("10.24.1", "20.20.2", "26.10.0")
-"""For the engines that are not the simplest."""
 
 RATE_HZ = 500
 ROUNDS = 6
@@ -85,9 +83,13 @@ ROUNDS = 6
 END_SLACK_NS = 5_000_000
 """A thread is stopped some time after the time that its sample has; it may have gone on."""
 
-MOST_LATE = 0.02
-"""Engines that stop nothing read code up to 0.2 s after the sample. What was thrown away meanwhile
-takes the functions that were inlined into it along, or the function's own name."""
+MOST_LATE = {"ptrace": 0, "ebpf": 0.02, "perf": 0.05}
+"""Engines that stop nothing read code up to 0.2 s after the sample, perf functions up to 10 ms, or
+later where CPUs are few. What was thrown away or moved meanwhile has no name, or none of its lines,
+or takes the functions that were inlined into it along. It never has another's name."""
+
+MOST_LATE_LEGACY = 0.2
+"""Of perf: what frames hold besides the function does not tell whose code it is before Node 10."""
 
 LEAST_NAMED = 0.999
 LEAST_NAMED_LEGACY = 0.99
@@ -278,8 +280,8 @@ def judge(
         return "", ""
     time_ns = profile.time_ns[index]
     stop = recorded.stop_at(time_ns)
-    if profile.truncated.get(index) is Truncation.STACK_TOO_LARGE:
-        # Larger than a record of the engine; it says so.
+    if index in profile.truncated:
+        # It says so itself, and how many may be is asked below.
         return stop.title if stop is not None else "", ""
     frames = [
         frame
@@ -341,6 +343,15 @@ def count_deoptimized(profile: Profile, index: int) -> int:
     return sum(frame.kind is FrameKind.UNKNOWN for frame in frames)
 
 
+def is_late(frames: Sequence[Frame]) -> bool:
+    """Whether something on a stack was gone when it was to be named."""
+    return any(
+        frame.kind is FrameKind.UNKNOWN
+        or (frame.kind is FrameKind.JS and (frame.location is None or frame.location.line is None))
+        for frame in frames
+    )
+
+
 def is_without_place(frame: Frame) -> bool:
     """Whether a frame is of optimized code that does not say where it is."""
     return frame.tier is Tier.OPTIMIZED and (frame.location is None or frame.location.line is None)
@@ -381,7 +392,7 @@ def is_spin(frame: Frame) -> bool:
 CASES = [
     (version, program, engine)
     for engine in ENGINES
-    for version in nodes.selected(VERSIONS if engine == "ptrace" else FEW_VERSIONS)
+    for version in nodes.selected(VERSIONS)
     for program, since in PROGRAMS.items()
     if tuple(int(part) for part in version.split(".")[:2]) >= since
 ]
@@ -398,21 +409,29 @@ def test_every_stack_is_a_true_one(version: str, program: str, engine: str, tmp_
     cases = table(program, text, major)
     recorded = record(version, tmp_path / program, engine, cases)
     profile = recorded.profile
-    wrong, cut, excused = [], 0, 0
+    wrong: list[str] = []
+    late: list[str] = []
+    cut = excused = 0
+    is_legacy = version in nodes.LEGACY
     for index in range(len(profile)):
         cut += profile.truncated.get(index) is Truncation.STACK_TOO_LARGE
         excused += count_deoptimized(profile, index)
-        title, fault = judge(recorded, cases, index, is_legacy=version in nodes.LEGACY)
+        title, fault = judge(recorded, cases, index, is_legacy=is_legacy)
         if fault:
-            wrong.append(f"{title}: {fault}: {shown(profile.stack_frames(profile.stack[index]))}")
-    allowed = 0 if engine == "ptrace" else 1 + MOST_LATE * len(profile)
-    assert len(wrong) <= allowed, f"{len(wrong)} of {len(profile)}\n" + "\n".join(
-        sorted(set(wrong))[:40]
-    )
+            frames = profile.stack_frames(profile.stack[index])
+            told = f"{title}: {fault}: {shown(frames)}"
+            (late if engine != "ptrace" and is_late(frames) else wrong).append(told)
+    most_late = MOST_LATE_LEGACY if engine == "perf" and is_legacy else MOST_LATE[engine]
+    allowed = most_late and 1 + most_late * len(profile)
+    for found, most in (wrong, 0), (late, allowed):
+        assert len(found) <= most, f"{len(found)} of {len(profile)}\n" + "\n".join(
+            sorted(set(found))[:40]
+        )
     stats = profile.stats
-    least = LEAST_NAMED_LEGACY if version in nodes.LEGACY else LEAST_NAMED
+    least = LEAST_NAMED_LEGACY if is_legacy else LEAST_NAMED
     named = stats.js_frames_named + excused
     assert named >= (least - allowed / len(profile)) * stats.js_frames
-    assert not cut or engine == "perf"
     whole = len(profile) - len(profile.truncated)
-    assert whole >= LEAST_WHOLE * (len(profile) - cut) - (engine != "ptrace"), stats.truncated
+    if engine == "perf":  # its dumps have a limit, and some stacks here are deeper
+        whole += cut
+    assert whole >= LEAST_WHOLE * len(profile) - (engine != "ptrace"), stats.truncated

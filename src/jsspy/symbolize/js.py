@@ -64,6 +64,7 @@ _TIERS = {
     CodeKind.LEGACY_OPTIMIZED: Tier.OPTIMIZED,
 }
 _TELL_FUNCTION = frozenset({CodeKind.MAGLEV, CodeKind.TURBOFAN, CodeKind.LEGACY_OPTIMIZED})
+_OF_ONE_FUNCTION = _TELL_FUNCTION | {CodeKind.FULL_CODEGEN}
 _WITHOUT_POSITIONS = frozenset(
     {CodeKind.OTHER, CodeKind.BYTECODE_HANDLER, CodeKind.BUILTIN_OR_REGEXP}
 )
@@ -153,8 +154,9 @@ class JsSymbolizer:
         """Return addresses in generated code of the interpreter: before V8 7.1, when its builtins
         were made at run time. There the bytecode offset, not the pc, says where a function is."""
         self._dispatch: dict[tuple[int, int], int] = {}
-        self._late: dict[int, int] = {}
-        """Bytecode, or start of code -> SharedFunctionInfo, of frames that were read late."""
+        self._late: dict[int, tuple[int, CodeObject | None]] = {}
+        """Bytecode, or start of code -> SharedFunctionInfo and that code, of frames that were read
+        late."""
         self._belonging: dict[tuple[int, int, int], SharedFunctionInfo] = {}
         """pc, SharedFunctionInfo and bytecode of frames that belong together."""
         self._shared_at = v8.layout.objects.js_function_shared
@@ -429,11 +431,13 @@ class JsSymbolizer:
         info = self._v8.functions.read_shared(shared) if shared else None
         if info is None:
             return False
-        if not self._corroborates(raw, FrameWords(*raw.words), self._code.find(raw.pc), info):
+        area = self._code.find(raw.pc)
+        if not self._corroborates(raw, FrameWords(*raw.words), area, info):
             return False
         if len(self._belonging) >= _MAX_CACHED:
             self._belonging.clear()
         self._belonging[key] = info
+        self._learn(raw, area, info)
         return True
 
     def _late_answer(self, raw: RawFrame, area: CodeArea, shared: int) -> _Answer:
@@ -442,18 +446,31 @@ class JsSymbolizer:
         If the closure was moved since, it may be that the function was met in its new place.
         """
         answer = self._answer(raw, area, shared, is_late=True)
-        key = raw.words[2]
-        if area.region is Region.GENERATED:
-            code = self._find_code(raw.pc, area)
-            if code is not None and code.kind in _TELL_FUNCTION:
-                key = code.start
         if answer.named:
-            if len(self._late) >= _MAX_CACHED:
-                self._late.clear()
-            self._late[key] = shared
-        elif other := self._late.get(key):
-            answer = self._answer(raw, area, other, is_late=True)
-        return answer
+            info = self._v8.functions.read_shared(shared)
+            if info is not None:
+                self._learn(raw, area, info)
+            return answer
+        code = self._find_own_code(raw, area)
+        known = self._late.get(raw.words[2] if code is None else code.start)
+        if known is None:
+            return answer
+        # Code that is what it was then is that function's, even if it has other code by now.
+        return self._answer(raw, area, known[0], is_late=code is None or known[1] is not code)
+
+    def _find_own_code(self, raw: RawFrame, area: CodeArea) -> CodeObject | None:
+        """Return the code of a frame if it can only be that of one function."""
+        code = self._find_code(raw.pc, area) if area.region is Region.GENERATED else None
+        return code if code is not None and code.kind in _OF_ONE_FUNCTION else None
+
+    def _learn(self, raw: RawFrame, area: CodeArea, info: SharedFunctionInfo) -> None:
+        """Remember whose a frame was, for others of which the function is not found."""
+        code = self._find_own_code(raw, area)
+        if code is None and raw.words[2] != info.bytecode_array:
+            return  # a builtin's frame has anything in that slot
+        if len(self._late) >= _MAX_CACHED:
+            self._late.clear()
+        self._late[raw.words[2] if code is None else code.start] = info.address, code
 
     def _answer(self, raw: RawFrame, area: CodeArea, shared: int, *, is_late: bool) -> _Answer:
         """Name a frame that has no marker.
