@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -180,7 +181,7 @@ def judge(phase: Phase) -> list[str]:
 def wait_sampling(jsspy: subprocess.Popen[str], log: Path) -> float:
     """Wait until jsspy says that it samples; return how long that took, in seconds."""
     begin = time.monotonic()
-    while "Sampling " not in log.read_text(encoding="utf-8").partition("\n")[2]:
+    while not re.search(r"^Sampling (?!with )", log.read_text(encoding="utf-8"), re.MULTILINE):
         if jsspy.poll() is not None or time.monotonic() > begin + _PATIENCE_S:
             raise SystemExit(f"jsspy does not sample: {log.read_text(encoding='utf-8')}")
         time.sleep(0.01)
@@ -210,20 +211,22 @@ def main() -> int:
         command += ["-r", str(options.rate), "--engine", options.engine]
         command += ["-o", str(directory / "fleet.jsspy")]
         errors = stack.enter_context(log.open("w", encoding="utf-8"))
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as jsspy:
-            stack.callback(jsspy.kill)
-            setup_s = wait_sampling(jsspy, log)
-            setup_cpu_s = look(family(jsspy.pid)).cpu_s
-            print(f"samples all after {setup_s:.2f} s, {setup_cpu_s:.2f} s of CPU")
-            steady = watch(jsspy, 60 * options.minutes, lambda: None)
-            phases = [Phase("steady", steady, 0)]
-            if options.churn_minutes:
-                churn = Churn(fleet, lambda: start(node, program), options.churn)
-                looks = watch(jsspy, 60 * options.churn_minutes, churn.turn)
-                phases.append(Phase("churn", looks, churn.ended))
-            jsspy.send_signal(signal.SIGINT)
-            assert jsspy.stdout is not None
-            account: dict[str, Any] = json.loads(jsspy.stdout.read())
+        jsspy = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        )
+        stack.callback(jsspy.kill)
+        setup_s = wait_sampling(jsspy, log)
+        setup_cpu_s = look(family(jsspy.pid)).cpu_s
+        print(f"samples all after {setup_s:.2f} s, {setup_cpu_s:.2f} s of CPU")
+        steady = watch(jsspy, 60 * options.minutes, lambda: None)
+        phases = [Phase("steady", steady, 0)]
+        if options.churn_minutes:
+            churn = Churn(fleet, lambda: start(node, program), options.churn)
+            looks = watch(jsspy, 60 * options.churn_minutes, churn.turn)
+            phases.append(Phase("churn", looks, churn.ended))
+        jsspy.send_signal(signal.SIGINT)
+        assert jsspy.stdout is not None
+        account: dict[str, Any] = json.loads(jsspy.stdout.read())
     targets = account.pop("targets")
     print(json.dumps(account, indent=2))
     share = account["profiler_cpu_s"] / account["duration_s"]
