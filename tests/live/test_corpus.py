@@ -83,7 +83,7 @@ ROUNDS = 6
 END_SLACK_NS = 5_000_000
 """A thread is stopped some time after the time that its sample has; it may have gone on."""
 
-MOST_LATE = {"ptrace": 0, "ebpf": 0.02, "perf": 0.05}
+MOST_LATE = {"ptrace": 0, "ebpf": 0.05, "perf": 0.05}
 """Engines that stop nothing read code up to 0.2 s after the sample, perf functions up to 10 ms, or
 later where CPUs are few. What was thrown away or moved meanwhile has no name, or none of its lines,
 or takes the functions that were inlined into it along. It never has another's name."""
@@ -374,7 +374,7 @@ def as_legacy(sites: Sequence[Site]) -> list[LegacySite]:
 def shown(frames: Sequence[Frame]) -> str:
     """Return the leaf end of a stack in one line."""
     parts = []
-    for frame in frames[-10:]:
+    for frame in frames[-60:]:
         at = frame.location.line if frame.location is not None else ""
         parts.append(f"{frame.tier.value if frame.tier else ''}{frame.name or ANONYMOUS}:{at}")
     return " > ".join(parts)
