@@ -17,6 +17,7 @@ from jsspy.engines.perf import DUMP_BYTES, PerfEngine
 from jsspy.model.capture import StackSnapshot
 from jsspy.model.sample import LossReason, RawSample
 from jsspy.model.stack import FrameKind
+from jsspy.recorder import Recorder
 from jsspy.target.process import Target
 from jsspy.v8.isolates import find_threads
 from jsspy.v8.metadata import load_layout
@@ -107,11 +108,30 @@ def test_no_name_is_wrong_while_closures_are_collected(version: str) -> None:
     assert resolver.js_frames_named >= 0.93 * resolver.js_frames
 
 
+@pytest.mark.parametrize("makes_closures", [False, True])
+def test_samples_wait_only_while_nothing_is_new(makes_closures: bool) -> None:
+    program = CLOSURES if makes_closures else BUSY
+    flags = ["--expose-gc", "--max-semi-space-size=1", "--no-turbo-inlining"]
+    patience = []
+    with nodes.running(LATEST, program, flags=flags) as process:
+        require(PerfEngine, process.pid)
+        engine = PerfEngine(199)
+        with Recorder(engine) as recorder:
+            recorder.add(process.pid)
+            for status in recorder.run(duration_ns=60 * 10**9):
+                patience.append(engine._patience_ns())
+                if status.samples >= 400 or (patience[-1] and not makes_closures):
+                    break
+    assert not patience[0]
+    assert bool(max(patience)) is not makes_closures
+
+
 AS_USER = """
 import json, sys
 from jsspy.engines.perf import PerfEngine
 from jsspy.recorder import Recorder
 from jsspy.model.stack import FrameKind
+from jsspy.recorder import Recorder
 from jsspy.target.process import Target
 pid = int(sys.argv[1])
 target = Target.open(pid)

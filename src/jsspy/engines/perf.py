@@ -10,6 +10,9 @@ are counted as lost.
 
 Samples wake us within 10 ms, so that the JSFunctions of their frames are read before the garbage
 collector moves them: of a program that does little else than to make closures 3 % have by then.
+When 100 samples pointed to nothing that was not known, and as it was, samples wait for the end of
+their batch, until one of them points to something new.
+
 The isolate's words are not in a dump, and read later they may belong to another moment: native code
 is unwound by its own tables into V8's. What is below rsp is not in a dump either; read later it
 serves where the rest proves it right.
@@ -38,6 +41,9 @@ DUMP_BYTES: Final = 60 << 10
 """Stack per sample, about as much as a record can hold. Only what is in use is copied: most Node
 stacks have 10 to 16 KiB."""
 
+_RECORD_BYTES: Final = 64 << 10
+"""Room that one takes in a ring, at most."""
+
 MAX_RING_BYTES: Final = 2 << 20
 MIN_RING_BYTES: Final = 128 << 10
 """Locked memory is limited per user: rings are made as large as is allowed."""
@@ -52,6 +58,8 @@ _MIN_BATCH_NS: Final = 50_000_000
 _MAX_BATCH_NS: Final = 200_000_000
 _BATCH_SAMPLES: Final = 20
 """One thread's samples that are given on together, if that takes neither too long nor too short."""
+_CALM_SAMPLES: Final = 100
+"""After so many in which nothing was new they wait: of those who do few point to something new."""
 _BATCH: Final = 256
 """Samples that are given on at once at most: whoever names them gets a turn at the clock."""
 _DENIED: Final = (errno.EACCES, errno.EPERM)
@@ -172,6 +180,8 @@ class PerfEngine(Engine):
         self._kernel = True
         self._targets: dict[Pid, _Sampled] = {}
         self._poll = select.poll()
+        self._calm = 0
+        """Samples since one pointed to something new."""
         self._past_due = 0
         self._delivered = 0
         self._ring_full = 0
@@ -267,7 +277,11 @@ class PerfEngine(Engine):
         due = clock() + self._batch_ns
         batch: list[RawSample] = []
         while self._targets:
-            ready = dict(self._poll.poll(max(due - clock(), 0) / 1e6))
+            patience_ns = self._patience_ns()
+            if patience_ns > _FRESH_NS:
+                time.sleep(max(min(due - clock(), patience_ns), 0) / 1e9)
+            timeout_ns = 0 if patience_ns > _FRESH_NS else max(due - clock(), 0)
+            ready = dict(self._poll.poll(timeout_ns / 1e6))
             now = clock()
             is_due = now >= due
             for sampled in tuple(self._targets.values()):
@@ -291,6 +305,14 @@ class PerfEngine(Engine):
                 yield batch
                 batch = []
         self._account()
+
+    def _patience_ns(self) -> int:
+        """Return how long samples may wait: until half of a ring is full, if nothing is new."""
+        if self._calm < _CALM_SAMPLES:
+            return 0
+        threads = [it for sampled in self._targets.values() for it in sampled.threads.values()]
+        room = min([thread.ring.size_bytes // _RECORD_BYTES for thread in threads], default=0)
+        return self.period_ns * room // 2
 
     def _take(self, sampled: _Sampled, thread: _Thread) -> list[RawSample]:
         """Turn the records of a ring into samples."""
@@ -327,6 +349,7 @@ class PerfEngine(Engine):
             )
             for dump, red_zone in zip(dumps, later.red_zones, strict=True)
         ]
+        self._calm = 0 if thread.objects.has_news else self._calm + len(samples)
         self._delivered += len(samples)
         self.stats.requested += len(samples)
         return samples

@@ -15,6 +15,7 @@ from jsspy.model.recurring import ALL_BITS, Recurring
 MAX_POINTERS: Final = 900
 """Followed at a time. With what is read beside them they fit into one process_vm_readv."""
 
+_MAX_KNOWN: Final = 1 << 12
 _NONE: Final[frozenset[int]] = frozenset()
 _PAGE_BITS: Final = 12
 _MAX_GAP_BYTES: Final = 512
@@ -63,12 +64,12 @@ class PointerFinder:
         lowest = -min(marker_at, function_at)
         lowest_entry = max([lowest, *[-at for at in saved_at]])
         words = memoryview(stack[: len(stack) & ~7]).cast("Q")
-        highest = len(words) - 1 - max(target_at, 0)
+        count = len(words)
         frames: list[tuple[int, _Words]] = []
         outer: frozenset[int] | None = None
         is_whole = False
         # Each turn goes up the stack.
-        while not fp & 7 and 0 <= (index := (fp - start) >> 3) <= highest:
+        while not fp & 7 and 0 <= (index := (fp - start) >> 3) < count:
             outer = recurring.find(fp, stack, start)
             if outer is not None:
                 is_whole = True
@@ -80,7 +81,7 @@ class PointerFinder:
                 if marker & mask == tag:
                     marker = -1
                 else:
-                    target = words[index + target_at]
+                    target = words[index + target_at] if index + target_at < count else 0
                     if marker in markers and index >= lowest_entry:
                         saved = tuple([words[index + at] for at in saved_at])
                         above = next((word for word in saved if word > fp), caller)
@@ -120,7 +121,11 @@ class PointerFinder:
 
 
 class ObjectReader:
-    """Reads objects of one target, and what else is wanted at that moment, with one call."""
+    """Reads objects of one thread, and what else is wanted at that moment, with one call.
+
+    Attributes:
+        has_news: Some object of the last reading was not known, or not as it was.
+    """
 
     def __init__(self, plan: CapturePlan) -> None:
         self._tag, self._size = plan.tag, plan.follow_size
@@ -133,6 +138,8 @@ class ObjectReader:
         self._objects_size = 0
         self._objects = b""
         self._followed: dict[int, bytes] = {}
+        self._known: dict[int, bytes] = {}
+        self.has_news = False
 
     def read(
         self, reader: vm.Reader, pointers: frozenset[int], ranges: Sequence[tuple[int, int]]
@@ -162,14 +169,17 @@ class ObjectReader:
             followed = self.read_each(reader, self._places)
             self._lay_out(frozenset(followed))
             self._pointers = pointers
+            self._compare(followed)
             return followed, reader.read_many(ranges)
         at = self._objects_size
         objects = data[:at]
+        self.has_news = False
         if objects != self._objects:
             self._objects = objects
             self._followed = {
                 word: objects[place : place + self._size] for word, place in self._places.items()
             }
+            self._compare(self._followed)
         found: list[bytes | None] = []
         for _, size in ranges:
             if at + size > len(data):
@@ -180,6 +190,14 @@ class ObjectReader:
             # One that cannot be read has ended it, or there were too many.
             found += reader.read_many(ranges[len(found) :])
         return self._followed, found
+
+    def _compare(self, followed: dict[int, bytes]) -> None:
+        """See whether any object is another one than when it was read last."""
+        self.has_news = any(self._known.get(word) != data for word, data in followed.items())
+        if self.has_news:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known.update(followed)
 
     def _lay_out(self, pointers: frozenset[int]) -> None:
         """Prepare to read objects: those that are close to each other as one range."""

@@ -218,6 +218,7 @@ class Ring:
 
     Attributes:
         lost: Records for which there was no room so far.
+        size_bytes: Of all records that it has room for.
 
     Raises:
         Refused: It cannot be mapped: the user's limit of locked memory is reached (EPERM).
@@ -227,7 +228,7 @@ class Ring:
         self.fd = fd
         self.lost = 0
         self._kernel = kernel
-        self._size = data_bytes
+        self.size_bytes = data_bytes
         try:
             self._map = mmap.mmap(fd, mmap.PAGESIZE + data_bytes)
         except OSError as err:
@@ -242,7 +243,7 @@ class Ring:
         dumps = []
         while tail < head:
             # Records are multiples of 8 bytes, so a header is never split.
-            kind, _, length = _HEADER.unpack_from(self._data, tail % self._size)
+            kind, _, length = _HEADER.unpack_from(self._data, tail % self.size_bytes)
             if length < _HEADER.size or length > head - tail:
                 tail = head  # cannot be; do not loop over it
                 break
@@ -258,7 +259,7 @@ class Ring:
 
     def _copy(self, at: int, size: int) -> bytes:
         """Return bytes from a place that may be behind the end of the ring, or reach over it."""
-        at %= self._size
+        at %= self.size_bytes
         part = bytes(self._data[at : at + size])
         return part if len(part) == size else part + bytes(self._data[: size - len(part)])
 

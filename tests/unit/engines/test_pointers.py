@@ -148,10 +148,15 @@ def test_what_has_not_changed_is_the_same_and_what_has_is_not() -> None:
         objects = ObjectReader(PLAN)
         pointers = frozenset(reader.pointers)
         first, _ = objects.read(reader, pointers, ())
+        news = [objects.has_news]
         again, _ = objects.read(reader, pointers, ())
+        news.append(objects.has_news)
         assert again is first
+        objects.read(reader, frozenset(reader.pointers[:2]), ())
+        news.append(objects.has_news)
         reader.memory[80:88] = b"changed!"
         now, _ = objects.read(reader, pointers, ())
+        assert [*news, objects.has_news] == [True, False, False, True]
         assert now[reader.pointers[1]][:8] == b"changed!"
         assert first[reader.pointers[1]][:8] != b"changed!"
 

@@ -42,7 +42,7 @@ class Memory:
         self.ring: Any = perf.Ring.__new__(perf.Ring)
         self.ring.lost = 0
         self.ring._kernel = kernel
-        self.ring._size = size
+        self.ring.size_bytes = size
         self.ring._words = memoryview(bytearray(4096)).cast("Q")
         self.ring._data = memoryview(bytearray(size))
         self.head = 0
@@ -50,7 +50,7 @@ class Memory:
     def write(self, kind: int, body: bytes) -> None:
         record = struct.pack("<IHH", kind, 0, 8 + len(body)) + body
         for byte in record:
-            self.ring._data[self.head % self.ring._size] = byte
+            self.ring._data[self.head % self.ring.size_bytes] = byte
             self.head += 1
         self.ring._words[1024 // 8] = self.head
 
