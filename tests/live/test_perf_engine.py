@@ -40,6 +40,11 @@ CASES = [
 
 MIXED = nodes.TARGETS / "mixed.js"
 CLOSURES = nodes.TARGETS / "closures.js"
+STEADY = """
+function leafWork(n) { let s = 0; for (let i = 0; i < n; i++) s += Math.sqrt(i ^ s); return s; }
+console.log('ready');
+for (;;) leafWork(20000);
+"""
 
 
 @pytest.mark.parametrize(("version", "scenario", "leaf"), CASES)
@@ -110,7 +115,7 @@ def test_no_name_is_wrong_while_closures_are_collected(version: str) -> None:
 
 @pytest.mark.parametrize("makes_closures", [False, True])
 def test_samples_wait_only_while_nothing_is_new(makes_closures: bool) -> None:
-    program = CLOSURES if makes_closures else BUSY
+    program = CLOSURES if makes_closures else STEADY
     flags = ["--expose-gc", "--max-semi-space-size=1", "--no-turbo-inlining"]
     patience = []
     with nodes.running(LATEST, program, flags=flags) as process:

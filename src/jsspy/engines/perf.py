@@ -276,13 +276,14 @@ class PerfEngine(Engine):
         heartbeat = clock() + _HEARTBEAT_NS
         due = clock() + self._batch_ns
         batch: list[RawSample] = []
+        is_busy = False
         while self._targets:
-            patience_ns = self._patience_ns()
+            patience_ns = self._patience_ns() if is_busy else 0
             if patience_ns > _FRESH_NS:
                 time.sleep(max(min(due - clock(), patience_ns), 0) / 1e9)
             timeout_ns = 0 if patience_ns > _FRESH_NS else max(due - clock(), 0)
             ready = dict(self._poll.poll(timeout_ns / 1e6))
-            now = clock()
+            now, before = clock(), self._delivered
             is_due = now >= due
             for sampled in tuple(self._targets.values()):
                 # Of a thread that sleeps by now there may be too few samples to wake us.
@@ -292,6 +293,7 @@ class PerfEngine(Engine):
                     if ready.get(event, 0) & (select.POLLHUP | select.POLLERR):
                         # The thread has ended.
                         self._drop(sampled, thread)
+            is_busy = self._delivered > before
             if is_due:
                 due = now + self._batch_ns
             beats = now >= heartbeat
