@@ -668,6 +668,8 @@ class CodeReader:
             index = int.from_bytes(instruction[3:7], "little")
             first += (len(words) - first) % 3
         else:
+            if len(words) < first + 3:
+                return None  # V8 has cleared them: no frame needs them any more
             size = _EXIT_SIZES[instruction[:3]]
             start, eager, lazy = (word >> 32 for word in words[first : first + 3])
             index, rest = divmod(offset - start, size)
