@@ -307,7 +307,7 @@ class JsSymbolizer:
         self._answers[key] = _Kept(answer, basis, self._beliefs.generation)
 
     def _find_code(self, pc: int, area: CodeArea) -> CodeObject | None:
-        if area.mapping is None:
+        if area.mapping is None or area.region is not Region.GENERATED:
             return None
         return self._v8.codes.find_code(pc, area.mapping)
 
@@ -415,10 +415,7 @@ class JsSymbolizer:
 
     def is_optimized(self, pc: int) -> bool:
         """Say whether `pc` is in optimized code: its frames' slots hold anything."""
-        area = self._code.find(pc)
-        if area.region is not Region.GENERATED:
-            return False
-        code = self._find_code(pc, area)
+        code = self._find_code(pc, self._code.find(pc))
         return code is not None and code.kind in _TELL_FUNCTION
 
     def belongs(self, raw: RawFrame, shared: int) -> bool:
@@ -460,7 +457,7 @@ class JsSymbolizer:
 
     def _find_own_code(self, raw: RawFrame, area: CodeArea) -> CodeObject | None:
         """Return the code of a frame if it can only be that of one function."""
-        code = self._find_code(raw.pc, area) if area.region is Region.GENERATED else None
+        code = self._find_code(raw.pc, area)
         return code if code is not None and code.kind in _OF_ONE_FUNCTION else None
 
     def _learn(self, raw: RawFrame, area: CodeArea, info: SharedFunctionInfo) -> None:
@@ -518,7 +515,7 @@ class JsSymbolizer:
         self, raw: RawFrame, words: FrameWords, area: CodeArea, info: SharedFunctionInfo
     ) -> bool:
         """Whether a frame's own words name the same function as its JSFunction does now."""
-        code = self._find_code(raw.pc, area) if area.region is Region.GENERATED else None
+        code = self._find_code(raw.pc, area)
         if code is not None and self._v8.layout.code.legacy is not None:
             # One builtin's code, or one function's, unless it is the interpreter's.
             entered = self._v8.read_entry(words.function) == code.start

@@ -56,9 +56,11 @@ _MAX_UNOPTIMIZED = 1 << 12
 """Functions whose unoptimized code is remembered."""
 
 _NO_DEOPTIMIZATION = 0xFFFFFF
+"""Deoptimization index of a safepoint that has none; the index has 24 bits."""
+
 _TRAMPOLINE_AT = 8
 _NO_TRAMPOLINE = 0xFFFFFFFF
-"""Deoptimization index of a safepoint that has none; the index has 24 bits."""
+"""Where a safepoint has the offset of its trampoline, and what is there if it has none."""
 
 SELF_LITERAL = -239
 """Stands for the frame's own JSFunction. Source: Translation::kSelfLiteralId at 3.14.5."""
